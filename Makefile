@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# make help lists the targets. Only generate, fmt, check and bench need more than Go;
+# what they need is installed by apt when it is missing (as root).
+
+SHELL   := /bin/bash
+GO      ?= go
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
+ARGS    ?= watch
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+export CGO_ENABLED := 0
+
+# Pinned: the committed objects in bpf/ come from this clang.
+CLANG_PACKAGES := clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev
+
+.PHONY: help run build generate lint fmt test check bench clean tools
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+run: build ## build and stream (ARGS="watch -o json" for another command)
+	$(SUDO) bin/afterfin $(ARGS)
+
+build: ## bin/afterfin, static, without clang
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/afterfin ./cmd/afterfin
+
+test: ## all tests, against this kernel, as root
+	$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./...
+
+check: tools lint ## lint, and the committed objects against their source
+	@$(MAKE) --no-print-directory generate
+	@git diff --exit-code --stat -- bpf || { echo "error: bpf/ is not what its source gives: commit the result of make generate"; exit 1; }
+	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
+
+generate: tools ## compile bpf/ again
+	cd bpf && $(GO) generate ./...
+
+lint: ## go vet, gofmt, staticcheck
+	$(GO) vet ./...
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "error: make fmt"; exit 1; }
+	$(GO) tool staticcheck ./...
+
+fmt: tools ## format Go and C
+	gofmt -w .
+	clang-format-19 -i bpf/*.c bpf/*.h
+
+bench: ## ns per decoded event, table entry and written row
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+
+clean: ## remove what build made
+	rm -rf bin
+
+tools:
+	@dpkg -s $(CLANG_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLANG_PACKAGES) >/dev/null; }

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * config.h: knobs that Go sets before the programs are loaded. The verifier sees them
+ * as constants and drops what they turn off. The values here work as they are.
+ */
+#ifndef AFTERFIN_CONFIG_H
+#define AFTERFIN_CONFIG_H
+
+#include "kernel.h"
+#include "wire.h"
+
+#define AF_MAX_PORTS 16
+#define AF_MAX_PIDS 16
+
+/*
+ * A wake-up of the reader costs about 75 times what an event costs, so there is none until
+ * this many bytes wait; below that the reader's own timer (tracer.PollInterval) comes first.
+ */
+const volatile __u64 wakeup_bytes = 4 << 20;
+
+/* The accept() seen by tp_btf/sys_exit leaves its owner in a map: look there. */
+const volatile bool exact_owner = false;
+
+/* Filters. A count of 0, a zero or an empty name lets everything pass. */
+const volatile __u16 want_lports[AF_MAX_PORTS];
+const volatile __u16 want_rports[AF_MAX_PORTS];
+const volatile __u32 want_pids[AF_MAX_PIDS];
+const volatile __u32 want_lports_n;
+const volatile __u32 want_rports_n;
+const volatile __u32 want_pids_n;
+const volatile __u32 want_netns;
+const volatile __u32 want_states; /* bit 1 << TCP_x */
+const volatile __u8 want_family; /* 4 or 6; v4-mapped counts as 4 */
+const volatile char want_comm[AF_COMM_LEN];
+
+/* Set by Go while sockets older than us are looked at, see by_cookie. */
+bool seeding;
+
+/* Our own tgid: a file whose last reference the iterator drops is closed by us, not by its owner. */
+__u32 self_tgid;
+
+#endif

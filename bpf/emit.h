@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* emit.h: reserve, fill, submit; what does not fit is counted. */
+#ifndef AFTERFIN_EMIT_H
+#define AFTERFIN_EMIT_H
+
+#include "maps.h"
+
+/* The ring is lock-free: CPUs may step over the exact byte together, so the mark is this wide. */
+#define WAKEUP_MARK (64 * sizeof(struct af_transition))
+
+static __always_inline __u64 wakeup_flags(void)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	/* Only while the mark is passed: an awake reader is not woken again. */
+	if (waiting >= wakeup_bytes && waiting < wakeup_bytes + WAKEUP_MARK)
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline void emit(const struct af_transition *t)
+{
+	struct af_transition *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
+
+	if (!slot) {
+		count(AF_LOST_RING);
+		return;
+	}
+	*slot = *t;
+	bpf_ringbuf_submit(slot, wakeup_flags());
+}
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* maps.h: every map, with who inserts, deletes and reads it, and why it has its size. */
+#ifndef AFTERFIN_MAPS_H
+#define AFTERFIN_MAPS_H
+
+#include "config.h"
+
+struct owner {
+	__u64 start_ns;
+	__u32 pid;
+	__u8 how;
+	__u8 comm[AF_COMM_LEN];
+};
+
+/* What we know of one socket. */
+struct conn {
+	__u64 entered_ns; /* when `state` began; 0: not seen */
+	__u64 born_ns; /* time of a LISTEN→SYN_RECV not yet told; 0: none */
+	struct owner owner;
+	__u8 state; /* the state last seen; 0: none */
+	__u8 side;
+	__u8 accepted;
+};
+
+/*
+ * The memory of each socket, kept in the socket itself.
+ * Inserted by the state tracepoint, fexit accept and the task_file iterator; deleted by the
+ * kernel with the socket, so it needs no size, cannot fill up and never goes stale.
+ * BPF_F_CLONE: sk_clone_lock() copies it from a listener to the connection that comes in,
+ * before LISTEN→SYN_RECV fires. That is how a child knows its listener's owner exactly, even
+ * among SO_REUSEPORT listeners on one port.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+/*
+ * Events for Go. Inserted by the state tracepoint, read by tracer.Tracer.
+ * Go sets the size (tracer.RingBytes).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} events SEC(".maps");
+
+/* Loss by cause, enum af_counter. Counted by all programs, read by tracer.Tracer. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AF_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/*
+ * Cookie → owner, learnt where only the address of the socket is at hand: an address cannot
+ * open socket storage. Inserted by tp_btf/sys_exit (--exact-owner) and, at the start, by the
+ * task_file iterator for MPTCP; moved into `conns` and deleted by the next program that sees
+ * the socket itself. Grows on demand; full is counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 20);
+	__type(key, __u64);
+	__type(value, struct owner);
+} by_cookie SEC(".maps");
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &counter);
+
+	if (n)
+		__sync_fetch_and_add(n, 1); /* per CPU, yet a softirq may interrupt us here */
+}
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * owner.h: who owns a socket.
+ *
+ * Most transitions run in a softirq, on top of whatever process happened to be on the CPU.
+ * So the current process counts only where the kernel gets there by a system call of the
+ * owner (or by its exit), and is then remembered with the socket.
+ */
+#ifndef AFTERFIN_OWNER_H
+#define AFTERFIN_OWNER_H
+
+#include "maps.h"
+
+/* False where nobody is to be named: a kernel thread, or ourselves dropping a last reference. */
+static __always_inline bool owner_of_task(struct owner *o, struct task_struct *task, __u8 how)
+{
+	struct task_struct *leader = task->group_leader;
+
+	if (task->flags & PF_KTHREAD)
+		return false;
+	o->pid = leader->tgid;
+	o->start_ns = leader->start_boottime;
+	o->how = how;
+	/* The process's name: each thread may carry another one. */
+	if (bpf_probe_read_kernel(o->comm, sizeof(o->comm), leader->comm))
+		count(AF_LOST_READ);
+	return true;
+}
+
+static __always_inline void own_by_current(struct conn *c, __u8 how)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	bool indirect = c->owner.how == AF_HOW_UNKNOWN || c->owner.how == AF_HOW_LISTEN;
+
+	if (self_tgid && task->tgid == self_tgid)
+		return;
+	/* The first direct evidence about a process stands: the one who connected and now closes stays `connect`. */
+	if (!indirect && c->owner.pid == task->tgid)
+		return;
+	owner_of_task(&c->owner, task, how);
+}
+
+static __always_inline bool is_mptcp(void *sk)
+{
+	bool yes = false;
+
+	if (!bpf_core_field_exists(((struct tcp_sock *)sk)->is_mptcp))
+		return false;
+	if (BPF_CORE_READ_INTO(&yes, (struct tcp_sock *)sk, is_mptcp))
+		count(AF_LOST_READ);
+	return yes;
+}
+
+/*
+ * Does this change to CLOSE come from a system call of a holder? Close with unread data,
+ * SO_LINGER 0, a failing connect() and connect(AF_UNSPEC) leave sk_err at 0 and the file in
+ * place; a reset, a timeout and an abort set sk_err first, and the normal last steps
+ * (LAST_ACK, FIN_WAIT2, CLOSING) run in a softirq. MPTCP ends its subflows from anywhere.
+ */
+static __always_inline bool closed_by_holder(struct sock *sk, int from)
+{
+	if (from != TCP_ESTABLISHED && from != TCP_CLOSE_WAIT && from != TCP_SYN_SENT && from != TCP_SYN_RECV)
+		return false;
+	if (sk->sk_err || !sk->sk_socket || !sk->sk_socket->file)
+		return false;
+	return !is_mptcp(sk);
+}
+
+/* What this transition says about the owner. */
+static __always_inline void learn_owner(struct conn *c, struct sock *sk, int from, int to)
+{
+	if (from == TCP_CLOSE && to == TCP_SYN_SENT) { /* tcp_v4_connect, tcp_v6_connect */
+		c->owner.how = AF_HOW_UNKNOWN; /* the socket's earlier life does not count */
+		c->side = AF_SIDE_CONNECT;
+		own_by_current(c, AF_HOW_CONNECT);
+	} else if (from == TCP_CLOSE && to == TCP_LISTEN) { /* inet_csk_listen_start */
+		c->owner.how = AF_HOW_UNKNOWN;
+		own_by_current(c, AF_HOW_LISTEN);
+	} else if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK) { /* tcp_close_state: close, shutdown, exit */
+		if (from != to)
+			own_by_current(c, AF_HOW_CLOSE);
+	} else if (to == TCP_CLOSE && closed_by_holder(sk, from)) {
+		own_by_current(c, AF_HOW_CLOSE);
+	}
+}
+
+/* sk is an address; its cookie is there, since a dump or a transition has asked for it. */
+static __always_inline void put_by_cookie(struct sock *sk, const struct owner *o)
+{
+	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+
+	/* After CLOSE there is no transition left that would take it. */
+	if (!cookie || BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
+		return;
+	if (bpf_map_update_elem(&by_cookie, &cookie, o, BPF_ANY))
+		count(AF_LOST_MAP);
+}
+
+static __always_inline void take_by_cookie(struct conn *c, __u64 cookie)
+{
+	struct owner *o = bpf_map_lookup_elem(&by_cookie, &cookie);
+
+	if (!o)
+		return;
+	c->owner = *o;
+	if (o->how == AF_HOW_ACCEPT) {
+		c->side = AF_SIDE_ACCEPT;
+		c->accepted = AF_ACCEPTED_YES;
+	}
+	bpf_map_delete_elem(&by_cookie, &cookie);
+}
+
+/* May by_cookie know better? */
+static __always_inline bool owner_left_by_cookie(const struct conn *c)
+{
+	if (c->owner.how == AF_HOW_UNKNOWN)
+		return true;
+	return exact_owner && c->side != AF_SIDE_CONNECT && c->owner.how != AF_HOW_ACCEPT;
+}
+
+#endif

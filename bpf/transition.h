@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* transition.h: one change of sk->sk_state, from the tracepoint to the ring. */
+#ifndef AFTERFIN_TRANSITION_H
+#define AFTERFIN_TRANSITION_H
+
+#include "emit.h"
+#include "filter.h"
+#include "owner.h"
+
+/*
+ * The pointer the tracepoint hands us has a type the verifier knows, so these are plain loads
+ * with a fault handler behind them: no helper call, and cheaper than one bulk copy of
+ * sock_common through bpf_probe_read_kernel.
+ */
+static __always_inline bool fill_addresses(struct af_transition *t, struct sock *sk)
+{
+	__u32 *local = (__u32 *)t->local, *remote = (__u32 *)t->remote;
+
+	if (sk->__sk_common.skc_family == AF_INET) {
+		local[2] = remote[2] = bpf_htonl(0xffff);
+		local[3] = sk->__sk_common.skc_rcv_saddr;
+		remote[3] = sk->__sk_common.skc_daddr;
+		return true;
+	}
+	for (int i = 0; i < 4; i++) {
+		local[i] = sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+		remote[i] = sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i];
+	}
+	/* A v4-mapped connection has a mapped remote; a dual-stack listener has none at all. */
+	return !remote[0] && !remote[1] && remote[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
+{
+	t->rport = bpf_ntohs(sk->__sk_common.skc_dport);
+	t->lport = sk->__sk_common.skc_num;
+	if (!t->lport && t->to == TCP_CLOSE) {
+		/* __inet_put_port() has zeroed skc_num by now; inet_sport still has the port. */
+		__be16 sport = 0;
+
+		if (BPF_CORE_READ_INTO(&sport, (struct inet_sock *)sk, inet_sport))
+			count(AF_LOST_READ);
+		t->lport = bpf_ntohs(sport);
+	}
+}
+
+/* A socket without a file is in the accept queue, or was closed by everybody (then SOCK_DEAD is set). */
+static __always_inline void fill_file(struct af_transition *t, struct conn *c, struct sock *sk)
+{
+	struct socket *sock = sk->sk_socket;
+	struct file *file = sock ? sock->file : NULL;
+
+	if (file)
+		t->inode = file->f_inode->i_ino;
+	if (t->from == TCP_LISTEN && t->to == TCP_SYN_RECV)
+		t->accepted = AF_ACCEPTED_NO;
+	if (!c || c->side == AF_SIDE_CONNECT || t->from == TCP_LISTEN || t->to == TCP_LISTEN)
+		return;
+	if (c->side == AF_SIDE_ACCEPT && sock)
+		c->accepted = AF_ACCEPTED_YES;
+	else if (!sock && !c->accepted && t->from != TCP_CLOSE && !(sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))) {
+		c->side = AF_SIDE_ACCEPT; /* only accepting makes sockets that no file ever held */
+		t->accepted = AF_ACCEPTED_NO;
+		return;
+	}
+	t->accepted = c->accepted;
+}
+
+static __always_inline void fill_owner(struct af_transition *t, const struct conn *c)
+{
+	t->owner_pid = c->owner.pid;
+	t->owner_start_ns = c->owner.start_ns;
+	t->how = c->owner.how;
+	__builtin_memcpy(t->owner_comm, c->owner.comm, sizeof(t->owner_comm));
+}
+
+/* A connection that came in: it begins here, whatever sk_clone_lock() copied from its listener. */
+static __always_inline void begin_accept_side(struct conn *c, __u64 now)
+{
+	c->side = AF_SIDE_ACCEPT;
+	c->accepted = AF_ACCEPTED_UNKNOWN;
+	c->entered_ns = now;
+	c->born_ns = 0;
+	c->state = TCP_SYN_RECV;
+	if (c->owner.pid)
+		c->owner.how = AF_HOW_LISTEN;
+}
+
+/* Tell the LISTEN→SYN_RECV that was held back, now that the child has its own cookie and remote. */
+static __always_inline void emit_held(struct conn *c, const struct af_transition *now, bool v4)
+{
+	struct af_transition t = *now;
+
+	t.mono_ns = c->born_ns;
+	t.entered_ns = 0;
+	t.inode = 0;
+	t.sk_err = 0;
+	t.from = TCP_LISTEN;
+	t.to = TCP_SYN_RECV;
+	t.accepted = AF_ACCEPTED_NO;
+	fill_owner(&t, c);
+	c->born_ns = 0;
+	if (wanted(&t, c, v4))
+		emit(&t);
+}
+
+static __always_inline void transition(struct sock *sk, int from, int to)
+{
+	struct af_transition t = {};
+	struct conn *c;
+	bool v4;
+
+	if (sk->sk_protocol != IPPROTO_TCP) /* MPTCP's own socket: its subflows tell the story */
+		return;
+
+	t.kind = AF_KIND_TRANSITION;
+	t.mono_ns = bpf_ktime_get_ns();
+	t.from = from;
+	t.to = to;
+	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c)
+		count(AF_LOST_MAP);
+
+	if (c && from == TCP_LISTEN && to == TCP_SYN_RECV) {
+		begin_accept_side(c, t.mono_ns);
+		/*
+		 * Up to 6.12 the child still has its listener's cookie here and no remote port
+		 * (inet_csk_clone_lock() sets both after the change): hold the row until the next one.
+		 */
+		if (!sk->__sk_common.skc_dport) {
+			c->born_ns = t.mono_ns;
+			return;
+		}
+	}
+
+	t.netns = sk->__sk_common.skc_net.net->ns.inum;
+	t.sk_err = sk->sk_err;
+	v4 = fill_addresses(&t, sk);
+	fill_ports(&t, sk);
+	fill_file(&t, c, sk);
+	if (from != TCP_LISTEN || to != TCP_SYN_RECV || t.rport)
+		t.cookie = bpf_get_socket_cookie(sk);
+
+	if (c) {
+		t.side = c->side;
+		if (c->born_ns)
+			emit_held(c, &t, v4);
+		if (owner_left_by_cookie(c))
+			take_by_cookie(c, t.cookie);
+		learn_owner(c, sk, from, to);
+		t.side = c->side;
+		fill_owner(&t, c);
+		/* If a transition was missed (recursion, attach), the time in state is unknown. */
+		if (c->state == from)
+			t.entered_ns = c->entered_ns;
+		c->state = to;
+		c->entered_ns = t.mono_ns;
+	}
+	if (wanted(&t, c, v4))
+		emit(&t);
+}
+
+#endif

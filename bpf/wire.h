@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * wire.h: what crosses from the kernel to Go, and nothing else.
+ *
+ * Every record begins with its kind, runs from wide to narrow, has no holes,
+ * and is in host byte order (addresses excepted: network order, as in a packet).
+ * internal/event decodes it; a test there compares each offset with the BTF of
+ * the compiled object.
+ */
+#ifndef AFTERFIN_WIRE_H
+#define AFTERFIN_WIRE_H
+
+#define AF_COMM_LEN 16
+
+enum af_kind {
+	AF_KIND_TRANSITION = 1, /* ring buffer: struct af_transition */
+	AF_KIND_HOLDER = 2, /* task_file iterator: struct af_holder */
+};
+
+/* How the owner of a socket was learnt. */
+enum af_how {
+	AF_HOW_UNKNOWN = 0,
+	AF_HOW_CONNECT = 1, /* it called connect() */
+	AF_HOW_ACCEPT = 2, /* it called accept() */
+	AF_HOW_CLOSE = 3, /* it called close() or shutdown(), or died holding it */
+	AF_HOW_FD = 4, /* it was seen holding a descriptor */
+	AF_HOW_LISTEN = 5, /* it owns the listener that the connection came in on */
+};
+
+enum af_side {
+	AF_SIDE_UNKNOWN = 0,
+	AF_SIDE_CONNECT = 1,
+	AF_SIDE_ACCEPT = 2,
+};
+
+enum af_accepted {
+	AF_ACCEPTED_UNKNOWN = 0, /* or not a socket that is accepted at all */
+	AF_ACCEPTED_NO = 1,
+	AF_ACCEPTED_YES = 2,
+};
+
+/* What the kernel side could not deliver; indices of the map `counters`. */
+enum af_counter {
+	AF_LOST_RING = 0, /* no room in the ring: a row is missing */
+	AF_LOST_MAP = 1, /* no memory for the socket: a row without owner and time */
+	AF_LOST_READ = 2, /* a kernel field could not be read: a row without it */
+	AF_COUNTERS = 3,
+};
+
+/* One change of sk->sk_state. */
+struct af_transition {
+	__u32 kind;
+	__u32 netns; /* inode number */
+	__u64 mono_ns; /* CLOCK_MONOTONIC at the change */
+	__u64 entered_ns; /* CLOCK_MONOTONIC when `from` began; 0: not seen */
+	__u64 cookie; /* 0: could not be told */
+	__u64 inode; /* of the socket's file; 0: it has none */
+	__u64 owner_start_ns; /* CLOCK_BOOTTIME; with owner_pid it names a process for good */
+	__u8 local[16]; /* IPv4 stands v4-mapped */
+	__u8 remote[16];
+	__u8 owner_comm[AF_COMM_LEN]; /* of the process, not of the thread */
+	__u32 owner_pid; /* tgid in the initial pid namespace; 0: none */
+	__u16 lport; /* 0: not chosen yet */
+	__u16 rport;
+	__u16 sk_err; /* errno at the change */
+	__u8 from;
+	__u8 to;
+	__u8 how;
+	__u8 side;
+	__u8 accepted;
+	__u8 pad;
+};
+
+/* One descriptor of one process that is a TCP socket. */
+struct af_holder {
+	__u32 kind;
+	__u32 netns;
+	__u64 cookie;
+	__u64 start_ns;
+	__u8 comm[AF_COMM_LEN];
+	__u32 pid;
+	__u32 fd;
+};
+
+_Static_assert(sizeof(struct af_transition) == 112, "a hole or a changed record");
+_Static_assert(sizeof(struct af_holder) == 48, "a hole or a changed record");
+
+#endif

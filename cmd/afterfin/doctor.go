@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"afterfin/internal/doctor"
+)
+
+func doctorCommand(e env) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this kernel and these privileges allow",
+		Long: "Tries everything afterfin uses and says what each gives and how to get what is missing.\n" +
+			"Exits 0 if watch can run, 4 if a privilege and 5 if a kernel feature is missing.",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			checks := doctor.Run()
+			if err := writeChecks(e, output, checks); err != nil {
+				return &failure{code: exitRuntime, err: err}
+			}
+			return refuse(checks)
+		},
+	}
+	addOutput(cmd, &output)
+	return cmd
+}
+
+func addOutput(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "text", "text or json")
+}
+
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return usage("-o: %q is neither text nor json", output)
+	}
+	return nil
+}
+
+func writeChecks(e env, output string, checks []doctor.Check) error {
+	if output == "json" {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(struct {
+			Checks []doctor.Check `json:"checks"`
+		}{checks})
+	}
+	for _, c := range checks {
+		word := "ok"
+		if !c.OK {
+			word = "no"
+			if c.Need != doctor.Optional {
+				word = "NO"
+			}
+		}
+		fmt.Fprintf(e.stdout, "%-2s  %-16s  %s\n", word, c.Name, c.Found)
+		fmt.Fprintf(e.stdout, "    %-16s  gives: %s\n", "", c.Gives)
+		if c.Remedy != "" {
+			fmt.Fprintf(e.stdout, "    %-16s  remedy: %s\n", "", c.Remedy)
+		}
+	}
+	return nil
+}
+
+// refuse turns a failed check into the error that every command gives for it;
+// nil if nothing necessary is missing.
+func refuse(checks []doctor.Check) error {
+	c := doctor.Failed(checks)
+	if c == nil {
+		return nil
+	}
+	code := exitFeature
+	if c.Need == doctor.Privilege {
+		code = exitPrivilege
+	}
+	return &failure{code: code, err: errors.New(c.Name + ": " + c.Found), hint: c.Remedy}
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command afterfin shows TCP state changes with their owners. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// env is all that a command knows of the world outside, so that tests run
+// commands in their own process.
+type env struct {
+	ctx      context.Context // done: end cleanly, with the summary
+	stdout   io.Writer
+	stderr   io.Writer
+	terminal bool // stdout is one
+	getenv   func(string) string
+}
+
+// Exit codes, part of the contract.
+const (
+	exitOK        = 0
+	exitRuntime   = 1
+	exitUsage     = 2
+	exitPrivilege = 4
+	exitFeature   = 5
+)
+
+// failure is an error with its exit code and the way out.
+type failure struct {
+	code int
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func usage(format string, args ...any) error {
+	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+func main() {
+	// A reader that goes away (head) ends the stream with EPIPE, not the process.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	_, notTerminal := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
+	code := run(env{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, terminal: notTerminal == nil, getenv: os.Getenv}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(e env, args []string) int {
+	root := &cobra.Command{
+		Use:           "afterfin",
+		Short:         "See every TCP state change on this host, with the process that owns the socket",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.AddCommand(watchCommand(e), doctorCommand(e), versionCommand(e))
+	root.SetArgs(args)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	root.SetContext(e.ctx)
+
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitOK
+	}
+	var f *failure
+	if !errors.As(err, &f) { // cobra's own: an unknown flag or command
+		f = &failure{code: exitUsage, err: err, hint: "see " + cmd.CommandPath() + " --help"}
+	}
+	fmt.Fprintf(e.stderr, "error: %v\n", f.err)
+	if f.hint != "" {
+		fmt.Fprintf(e.stderr, "hint: %s\n", f.hint)
+	}
+	return f.code
+}

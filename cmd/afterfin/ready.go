@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"afterfin/internal/feed"
+	"afterfin/internal/tracer"
+	"afterfin/internal/view"
+)
+
+// readyLines tell what was chosen and what was there. The line that begins with
+// "ready" is the last: from it on nothing is missed.
+func readyLines(s feed.Start) []string {
+	var lines []string
+	for _, h := range s.Hooks {
+		if h.Why != "" {
+			lines = append(lines, "notice: "+h.Gives+": "+hookNotice(h))
+		}
+	}
+	if s.CallAfter > 0 {
+		lines = append(lines, fmt.Sprintf("notice: --exact-owner: one system call (getppid) takes %s, was %s, for every process until afterfin ends",
+			view.Duration(s.CallAfter), view.Duration(s.CallBefore)))
+	}
+	if s.Unreadable > 0 {
+		lines = append(lines, fmt.Sprintf("notice: %d processes or network namespaces could not be entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE): their existing sockets are not known", s.Unreadable))
+	}
+	var hooks []string
+	for _, h := range s.Hooks {
+		if h.Program != "" {
+			hooks = append(hooks, h.Program)
+		}
+	}
+	return append(lines, fmt.Sprintf("ready in %s: %s; found %s in %d netns",
+		view.Duration(s.Took), strings.Join(hooks, ", "), sockets(s), s.NetNS))
+}
+
+func hookNotice(h tracer.Hook) string {
+	if h.Program != "" {
+		return "by " + h.Program + " (" + h.Why + ")"
+	}
+	return "not seen (" + h.Why + "); rows say listen until the descriptor or the close tells, or use --exact-owner"
+}
+
+func sockets(s feed.Start) string {
+	var parts []string
+	for _, state := range slices.Sorted(maps.Keys(s.States)) {
+		parts = append(parts, fmt.Sprintf("%s %s", state, view.Thousands(uint64(s.States[state]))))
+	}
+	if parts == nil {
+		return "no sockets"
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/lab"
+)
+
+// asMain makes the test binary run as afterfin itself: for tests that need a
+// process of its own with other privileges.
+const asMain = "AFTERFIN_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	lab.Main()
+	if os.Getenv(asMain) != "" {
+		main()
+	}
+	testscript.Main(m, map[string]func(){"afterfin": main})
+}
+
+// TestScripts run the real binary; see testdata/script.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+		},
+		UpdateScripts: os.Getenv("UPDATE") != "",
+	})
+}
+
+// exits CODE COMMAND ARGS: run, and want exactly that exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// asNobody runs afterfin as another user with just these capabilities.
+func asNobody(t *testing.T, caps []uintptr, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+		AmbientCaps: caps,
+	}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// Without a privilege: its name, the way out, exit 4, and the same from doctor
+// and watch.
+func TestPrivileges(t *testing.T) {
+	for name, c := range map[string]struct {
+		caps    []uintptr
+		missing string
+	}{
+		"none":            {nil, "CAP_BPF"},
+		"without PERFMON": {[]uintptr{unix.CAP_BPF}, "CAP_PERFMON"},
+		"without BPF":     {[]uintptr{unix.CAP_PERFMON}, "CAP_BPF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, fromDoctor, code := asNobody(t, c.caps, "doctor")
+			if code != exitPrivilege {
+				t.Errorf("doctor exits %d, want %d", code, exitPrivilege)
+			}
+			stdout, stderr, code := asNobody(t, c.caps, "watch", "--duration", "1s")
+			if code != exitPrivilege || stdout != "" {
+				t.Errorf("watch exits %d with stdout %q", code, stdout)
+			}
+			if want := "error: " + c.missing + ": missing\nhint: run as root (sudo), or setcap "; !strings.HasPrefix(stderr, want) {
+				t.Errorf("watch says %q, want %q", stderr, want)
+			}
+			if stderr != fromDoctor {
+				t.Errorf("doctor says %q, watch %q", fromDoctor, stderr)
+			}
+		})
+	}
+}
+
+// CAP_BPF and CAP_PERFMON are enough to watch; what is missing then is said.
+func TestFewPrivileges(t *testing.T) {
+	_, stderr, code := asNobody(t, []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}, "watch", "--duration", "100ms")
+	if code != exitOK || !strings.Contains(stderr, "\nready in ") && !strings.HasPrefix(stderr, "ready in ") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if !strings.Contains(stderr, "could not be entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE)") {
+		t.Errorf("what it cannot read is not said: %s", stderr)
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/conn"
+	"afterfin/internal/doctor"
+	"afterfin/internal/event"
+	"afterfin/internal/feed"
+	"afterfin/internal/netns"
+	"afterfin/internal/view"
+)
+
+func watchCommand(e env) *cobra.Command {
+	var (
+		filter   filterFlags
+		output   string
+		duration time.Duration
+		exact    bool
+	)
+	cmd := &cobra.Command{
+		Use:   "watch",
+		Short: "Show every TCP state change, live, with the owner of the socket",
+		Long: "Shows every TCP state change of this host, in all network namespaces, with the process that\n" +
+			"owns the socket and how that was learnt (HOW): connect, accept, close, fd (seen holding it), or\n" +
+			"listen (the owner of the listener that it came in on). IN OLD is the time spent in the old state;\n" +
+			"\"-\" means its beginning was not seen, \">\" that it began before afterfin did.",
+		Example: "  afterfin watch -L 443 --state close-wait\n  afterfin watch -o json --duration 10s | jq .",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			if duration < 0 {
+				return usage("--duration: %v is negative", duration)
+			}
+			cfg, err := filter.parse()
+			if err != nil {
+				return err
+			}
+			cfg.ExactOwner = exact
+			return watch(e, cfg, output, duration)
+		},
+	}
+	addOutput(cmd, &output)
+	filter.register(cmd.Flags())
+	cmd.Flags().DurationVar(&duration, "duration", 0, "stop after this long (0: until Ctrl-C)")
+	cmd.Flags().BoolVar(&exact, "exact-owner", false, "see accept() even where fexit is refused; slows every system call of the host, by how much is printed")
+	return cmd
+}
+
+// writer is what text and JSON have in common.
+type writer interface {
+	Change(*conn.Change, time.Time)
+	Lost(event.Lost, time.Duration, time.Time)
+	Summary(view.Summary, time.Duration, time.Time)
+	Flush() error
+}
+
+func watch(e env, cfg feed.Config, output string, duration time.Duration) error {
+	if err := refuse(doctor.Quick()); err != nil {
+		return err
+	}
+	f, err := feed.Open(cfg)
+	if err != nil {
+		// What failed has a name and a remedy, if doctor can find it.
+		if known := refuse(doctor.Run()); known != nil {
+			return known
+		}
+		return &failure{code: exitRuntime, err: err}
+	}
+	defer f.Close()
+	for _, line := range readyLines(f.Start()) {
+		fmt.Fprintln(e.stderr, line)
+	}
+	if err := stream(e, f, newWriter(e, output), duration); err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	return nil
+}
+
+func newWriter(e env, output string) writer {
+	if output == "json" {
+		return view.NewJSON(e.stdout)
+	}
+	own, _ := netns.Self() // unknown: then the first row names its netns
+	return view.NewText(e.stdout, view.TextOptions{
+		Terminal: e.terminal,
+		Color:    e.terminal && e.getenv("NO_COLOR") == "",
+		NetNS:    own,
+	})
+}
+
+// stream runs until the time is up, the user stops it, or the reader of stdout
+// goes away.
+func stream(e env, f *feed.Feed, w writer, duration time.Duration) error {
+	var (
+		begin   = time.Now()
+		checked = begin
+		sum     view.Summary
+		stop    <-chan time.Time
+		stopAt  time.Duration // CLOCK_MONOTONIC when asked to stop, 0 before
+	)
+	if duration > 0 {
+		timer := time.NewTimer(duration)
+		defer timer.Stop()
+		stop = timer.C
+	}
+	for {
+		changes, err := f.Next()
+		if err != nil {
+			return err
+		}
+		last := stopAt != 0 && len(changes) == 0
+		for i := range changes {
+			if stopAt != 0 && changes[i].Mono > stopAt {
+				last = true
+				break
+			}
+			w.Change(&changes[i], f.Wall(changes[i].Mono))
+			sum.Transitions++
+		}
+		if now := time.Now(); last || now.Sub(checked) >= time.Second {
+			checked = now
+			if err := tellLost(f, w, &sum.Lost); err != nil {
+				return err
+			}
+		}
+		if last {
+			break
+		}
+		if err := w.Flush(); err != nil {
+			return pipeGone(err)
+		}
+		select {
+		case <-e.ctx.Done(): // what happened before is still in the ring: read on
+			e.ctx = context.Background()
+			stopAt = mono()
+		case <-stop:
+			stopAt = mono()
+		default:
+		}
+	}
+	sum.Elapsed, sum.CPU = time.Since(begin), ownCPU()
+	now := time.Now()
+	w.Summary(sum, mono(), now)
+	if t, ok := w.(*view.Text); ok {
+		sum.Hidden = t.Hidden()
+	}
+	fmt.Fprintln(e.stderr, sum.Text())
+	return pipeGone(w.Flush())
+}
+
+func tellLost(f *feed.Feed, w writer, told *event.Lost) error {
+	lost, err := f.Lost()
+	if err != nil {
+		return err
+	}
+	if lost != *told {
+		*told = lost
+		w.Lost(lost, mono(), time.Now())
+	}
+	return nil
+}
+
+// pipeGone: whoever read stdout has seen enough; that is no error.
+func pipeGone(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
+	return err
+}
+
+func mono() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	return time.Duration(ts.Nano())
+}
+
+func ownCPU() time.Duration {
+	var r unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}

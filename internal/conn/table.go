@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conn is the connection table: it joins what was there before the start
+// with what the kernel tells since, and says for each event what it means. Pure:
+// no kernel, no clock but the events' own.
+package conn
+
+import (
+	"time"
+
+	"afterfin/internal/event"
+	"afterfin/internal/tcp"
+)
+
+// MaxConns is how many connections the table keeps, about 150 MB. Beyond it a
+// connection is not remembered; that is counted and its rows stay right, since
+// the kernel keeps what they need with the socket.
+const MaxConns = 1 << 20
+
+// Quality tells how well a duration is known.
+type Quality uint8
+
+// Unknown: nothing is known. AtLeast: it began before we looked, so this is a
+// proven lower bound. Exact: both ends were seen.
+const (
+	Unknown Quality = iota
+	AtLeast
+	Exact
+)
+
+// Span is a duration with its quality; D is 0 if unknown.
+type Span struct {
+	D       time.Duration
+	Quality Quality
+}
+
+// Change is a transition with all that is known about it.
+type Change struct {
+	event.Transition
+	InState Span // time spent in From
+}
+
+// entry is what the table knows of one socket.
+type entry struct {
+	state tcp.State
+	side  event.Side
+	// after and before bound the moment the state was written down by sock_diag;
+	// both are the time of the last transition once one was seen.
+	after, before time.Duration
+	owner         event.Owner
+}
+
+// Table keeps live connections by cookie. Not for concurrent use.
+//
+// Order. The transitions of one socket come in order: the kernel changes it under
+// the socket's lock and the ring keeps that order. Between sockets there is none,
+// and a dump runs beside it all. So everything is decided per cookie and by time:
+// what is older than what the table knows still makes a row, but changes nothing.
+type Table struct {
+	conns   map[uint64]*entry
+	closed  tombstones
+	max     int
+	evicted uint64
+}
+
+// NewTable makes a table that keeps at most max connections.
+func NewTable(max int) *Table {
+	return &Table{conns: make(map[uint64]*entry), max: max}
+}
+
+// Len is the number of connections kept.
+func (t *Table) Len() int { return len(t.conns) }
+
+// Evicted counts connections not kept because the table was full.
+func (t *Table) Evicted() uint64 { return t.evicted }
+
+// AddExisting takes in a socket from a dump. A transition that was applied
+// already knows better, so the dump changes nothing then. TIME_WAIT mini-sockets
+// are left out: nothing tells their end yet.
+func (t *Table) AddExisting(e *event.Existing) {
+	if e.State == tcp.TimeWait || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
+		return
+	}
+	t.insert(e.Cookie, &entry{state: e.State, after: e.After, before: e.Before})
+}
+
+// AddHolder notes a process that holds the socket, for one whose owner is not
+// known better.
+func (t *Table) AddHolder(h *event.Holder) {
+	if c := t.conns[h.Cookie]; c != nil && !c.owner.How.Direct() {
+		c.owner = h.Owner
+	}
+}
+
+// Apply takes in a transition and says what it means.
+func (t *Table) Apply(tr *event.Transition) Change {
+	ch := Change{Transition: *tr}
+	c := t.conns[tr.Cookie]
+	if c != nil && ch.Owner.How == event.HowUnknown {
+		ch.Owner = c.owner
+	}
+	if c != nil && ch.Side == event.SideUnknown {
+		ch.Side = c.side
+	}
+	ch.InState = inState(tr, c)
+	t.learn(&ch, c)
+	return ch
+}
+
+// inState: the kernel saw the state begin, or a dump saw it there.
+func inState(tr *event.Transition, c *entry) Span {
+	switch {
+	case tr.Entered != 0:
+		return Span{tr.Mono - tr.Entered, Exact}
+	case c != nil && c.state == tr.From && c.before < tr.Mono:
+		return Span{tr.Mono - c.before, AtLeast}
+	}
+	return Span{}
+}
+
+func (t *Table) learn(ch *Change, c *entry) {
+	switch {
+	case ch.Cookie == 0, c == nil && t.closed.has(ch.Cookie, ch.Mono):
+		return
+	case c != nil && c.precedes(ch):
+		return
+	case ch.To == tcp.Close:
+		delete(t.conns, ch.Cookie)
+		t.closed.add(ch.Cookie, ch.Mono)
+		return
+	case c == nil:
+		c = &entry{}
+		if !t.insert(ch.Cookie, c) {
+			return
+		}
+	}
+	c.state, c.side, c.owner = ch.To, ch.Side, ch.Owner
+	c.after, c.before = ch.Mono, ch.Mono
+}
+
+// precedes: did ch happen before what the entry says? While a dump was running
+// only the state can tell: what leaves the state it found comes after it.
+func (c *entry) precedes(ch *Change) bool {
+	if ch.Mono > c.after && ch.Mono < c.before {
+		return ch.From != c.state
+	}
+	return ch.Mono < c.before
+}
+
+func (t *Table) insert(cookie uint64, c *entry) bool {
+	if len(t.conns) >= t.max {
+		t.evicted++
+		return false
+	}
+	t.conns[cookie] = c
+	return true
+}
+
+// tombstones remember the sockets closed last, so that an event or a dump that
+// comes late does not bring one back for good.
+type tombstones struct {
+	at   map[uint64]time.Duration
+	ring [4096]uint64
+	next int
+}
+
+func (s *tombstones) add(cookie uint64, at time.Duration) {
+	if s.at == nil {
+		s.at = make(map[uint64]time.Duration, len(s.ring))
+	}
+	delete(s.at, s.ring[s.next])
+	s.ring[s.next] = cookie
+	s.next = (s.next + 1) % len(s.ring)
+	s.at[cookie] = at
+}
+
+// has: was the socket closed at that time or later?
+func (s *tombstones) has(cookie uint64, at time.Duration) bool {
+	closed, ok := s.at[cookie]
+	return ok && at <= closed
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conn
+
+import (
+	"testing"
+	"time"
+
+	"afterfin/internal/event"
+	"afterfin/internal/tcp"
+)
+
+const (
+	sec    = time.Second
+	cookie = 42
+)
+
+var (
+	nginx  = event.Owner{PID: 80, How: event.HowListen}
+	worker = event.Owner{PID: 81, How: event.HowClose}
+	holder = event.Owner{PID: 82, How: event.HowFD}
+)
+
+// tr is a transition as the ring tells it; entered 0: the kernel did not see From begin.
+func tr(mono, entered time.Duration, from, to tcp.State) *event.Transition {
+	return &event.Transition{Mono: mono, Entered: entered, Cookie: cookie, From: from, To: to}
+}
+
+func existing(state tcp.State, after, before time.Duration) *event.Existing {
+	return &event.Existing{Cookie: cookie, State: state, After: after, Before: before}
+}
+
+// step is a transition to apply, and what must come of it.
+type step struct {
+	tr    *event.Transition
+	want  Span
+	state tcp.State // the table's afterwards; 0: not in it
+}
+
+func TestApply(t *testing.T) {
+	for name, c := range map[string]struct {
+		dump  *event.Existing
+		steps []step
+	}{
+		"the kernel saw both ends": {nil, []step{
+			{tr(5*sec, 0, tcp.Close, tcp.SynSent), Span{}, tcp.SynSent},
+			{tr(6*sec, 5*sec, tcp.SynSent, tcp.Established), Span{sec, Exact}, tcp.Established},
+			{tr(9*sec, 6*sec, tcp.Established, tcp.Close), Span{3 * sec, Exact}, 0},
+		}},
+		"there before us: a lower bound": {existing(tcp.CloseWait, 10*sec, 11*sec), []step{
+			{tr(15*sec, 0, tcp.CloseWait, tcp.LastAck), Span{4 * sec, AtLeast}, tcp.LastAck},
+			{tr(16*sec, 15*sec, tcp.LastAck, tcp.Close), Span{sec, Exact}, 0},
+		}},
+		"changed before it was dumped: the dump is newer": {existing(tcp.CloseWait, 10*sec, 11*sec), []step{
+			{tr(9*sec, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
+			{tr(12*sec, 9*sec, tcp.CloseWait, tcp.LastAck), Span{3 * sec, Exact}, tcp.LastAck},
+		}},
+		"while the dump ran, after this socket": {existing(tcp.Established, 10*sec, 11*sec), []step{
+			{tr(10500*time.Millisecond, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
+		}},
+		"while the dump ran, before this socket": {existing(tcp.CloseWait, 10*sec, 11*sec), []step{
+			{tr(10500*time.Millisecond, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
+			{tr(10700*time.Millisecond, 10500*time.Millisecond, tcp.CloseWait, tcp.LastAck), Span{200 * time.Millisecond, Exact}, tcp.LastAck},
+		}},
+		"closed before it was dumped is not closed for the table": {existing(tcp.FinWait2, 10*sec, 11*sec), []step{
+			{tr(9*sec, 0, tcp.FinWait2, tcp.Close), Span{}, tcp.FinWait2},
+		}},
+		"a transition was lost: unknown, never 0": {nil, []step{
+			{tr(5*sec, 0, tcp.Close, tcp.SynSent), Span{}, tcp.SynSent},
+			{tr(9*sec, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
+		}},
+		"late: makes a row and changes nothing": {nil, []step{
+			{tr(9*sec, 8*sec, tcp.Established, tcp.FinWait1), Span{sec, Exact}, tcp.FinWait1},
+			{tr(8*sec, 7*sec, tcp.SynSent, tcp.Established), Span{sec, Exact}, tcp.FinWait1},
+		}},
+		"late after the end does not bring it back": {nil, []step{
+			{tr(9*sec, 8*sec, tcp.LastAck, tcp.Close), Span{sec, Exact}, 0},
+			{tr(8*sec, 7*sec, tcp.CloseWait, tcp.LastAck), Span{sec, Exact}, 0},
+		}},
+		"the same socket connects again": {nil, []step{
+			{tr(5*sec, 4*sec, tcp.SynSent, tcp.Close), Span{sec, Exact}, 0},
+			{tr(7*sec, 5*sec, tcp.Close, tcp.SynSent), Span{2 * sec, Exact}, tcp.SynSent},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable(10)
+			if c.dump != nil {
+				table.AddExisting(c.dump)
+			}
+			for i, s := range c.steps {
+				if got := table.Apply(s.tr).InState; got != s.want {
+					t.Errorf("step %d: in state %+v, want %+v", i, got, s.want)
+				}
+				var state tcp.State
+				if e := table.conns[cookie]; e != nil {
+					state = e.state
+				}
+				if state != s.state {
+					t.Errorf("step %d: table has %v, want %v", i, state, s.state)
+				}
+			}
+		})
+	}
+}
+
+func TestOwner(t *testing.T) {
+	table := NewTable(10)
+	table.AddExisting(existing(tcp.Established, sec, 2*sec))
+	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder})
+	table.AddHolder(&event.Holder{Cookie: cookie, Owner: event.Owner{PID: 99, How: event.HowFD}})
+	table.AddHolder(&event.Holder{Cookie: 1, Owner: holder}) // of a socket we do not know
+
+	if got := table.Apply(tr(3*sec, 0, tcp.Established, tcp.CloseWait)).Owner; got != holder {
+		t.Errorf("owner %+v, want the first holder %+v", got, holder)
+	}
+	last := tr(4*sec, 3*sec, tcp.CloseWait, tcp.LastAck)
+	last.Owner = worker
+	if got := table.Apply(last).Owner; got != worker {
+		t.Errorf("owner %+v, want who closed %+v", got, worker)
+	}
+	if got := table.Apply(tr(5*sec, 4*sec, tcp.LastAck, tcp.Close)).Owner; got != worker {
+		t.Errorf("owner %+v, want still %+v", got, worker)
+	}
+}
+
+func TestListenerOwnerGivesWay(t *testing.T) {
+	table := NewTable(10)
+	in := tr(sec, 0, tcp.SynRecv, tcp.Established)
+	in.Owner = nginx
+	table.Apply(in)
+	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder})
+	if got := table.conns[cookie].owner; got != holder {
+		t.Errorf("owner %+v, want the holder %+v", got, holder)
+	}
+}
+
+func TestDumpAfterEvents(t *testing.T) {
+	table := NewTable(10)
+	table.Apply(tr(5*sec, 4*sec, tcp.Established, tcp.CloseWait))
+	table.AddExisting(existing(tcp.Established, 3*sec, 4*sec))
+	if got := table.conns[cookie].state; got != tcp.CloseWait {
+		t.Errorf("the dump changed the state to %v", got)
+	}
+	table.Apply(tr(6*sec, 5*sec, tcp.CloseWait, tcp.Close))
+	table.AddExisting(existing(tcp.CloseWait, 3*sec, 7*sec))
+	if table.Len() != 0 {
+		t.Error("a dump that began before the end brought the socket back")
+	}
+}
+
+func TestTimeWaitIsNotKept(t *testing.T) {
+	table := NewTable(10)
+	table.AddExisting(existing(tcp.TimeWait, sec, 2*sec))
+	if table.Len() != 0 {
+		t.Error("a mini-socket was kept, and nothing would ever take it out")
+	}
+}
+
+func TestFull(t *testing.T) {
+	table := NewTable(2)
+	for c := range uint64(5) {
+		in := tr(sec, 0, tcp.Close, tcp.SynSent)
+		in.Cookie = c + 1
+		table.Apply(in)
+	}
+	if table.Len() != 2 || table.Evicted() != 3 {
+		t.Errorf("%d kept and %d counted, want 2 and 3", table.Len(), table.Evicted())
+	}
+}
+
+// Tombstones are bounded: the oldest gives way.
+func TestTombstones(t *testing.T) {
+	var s tombstones
+	for c := range uint64(2 * len(s.ring)) {
+		s.add(c+1, sec)
+	}
+	if len(s.at) != len(s.ring) || s.has(1, sec) || !s.has(uint64(2*len(s.ring)), sec) {
+		t.Errorf("%d tombstones, oldest %v, newest %v", len(s.at), s.has(1, sec), s.has(uint64(2*len(s.ring)), sec))
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	table := NewTable(MaxConns)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		in := tr(time.Duration(i), 1, tcp.Established, tcp.CloseWait)
+		in.Cookie = uint64(i%100_000) + 1
+		table.Apply(in)
+	}
+}

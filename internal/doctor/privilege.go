@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// capability is one that some part of afterfin asks for. CAP_SYS_ADMIN stands in
+// for CAP_BPF and CAP_PERFMON, as in the kernel (bpf_capable, perfmon_capable).
+type capability struct {
+	bit     int
+	name    string
+	byAdmin bool
+	need    Need
+	gives   string
+}
+
+var wanted = []capability{
+	{unix.CAP_BPF, "CAP_BPF", true, Privilege, "load programs and make maps"},
+	{unix.CAP_PERFMON, "CAP_PERFMON", true, Privilege, "attach to tracepoints, read kernel fields"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, Optional, "enter other network namespaces for their existing sockets"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", false, Optional, "find the network namespaces of other users' processes"},
+	{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", false, Optional, "lift RLIMIT_MEMLOCK, needed before kernel 5.11 only"},
+}
+
+func capabilities() []Check {
+	have := effective()
+	var checks []Check
+	for _, c := range wanted {
+		check := Check{Name: c.name, Found: "effective", OK: have>>c.bit&1 != 0, Need: c.need, Gives: c.gives}
+		if !check.OK && c.byAdmin && have>>unix.CAP_SYS_ADMIN&1 != 0 {
+			check.OK, check.Found = true, "by CAP_SYS_ADMIN"
+		}
+		if !check.OK {
+			check.Found = "missing"
+			check.Remedy = "run as root (sudo), or setcap cap_bpf,cap_perfmon,cap_sys_admin,cap_sys_ptrace+ep on the binary"
+		}
+		checks = append(checks, check)
+	}
+	return checks
+}
+
+// effective gives the capability bits of this thread, none if they cannot be read.
+func effective() uint64 {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0
+	}
+	return uint64(data[0].Effective) | uint64(data[1].Effective)<<32
+}
+
+// userNS: capabilities held in another user namespace count for nothing in BPF.
+func userNS() Check {
+	c := Check{Name: "user namespace", OK: true, Found: "initial", Gives: "capabilities that count", Need: Privilege}
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return c // not built in
+	}
+	if f := strings.Fields(string(raw)); len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295" {
+		c.OK, c.Found = false, "not the initial one: root here is not root on the host"
+		c.Remedy = "run on the host, or in a container without user namespace (docker run --userns=host --privileged)"
+	}
+	return c
+}

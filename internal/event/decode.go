@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"afterfin/internal/tcp"
+)
+
+// Errors of the decoders; callers count them as lost and go on.
+var (
+	ErrSize = errors.New("record has the wrong size")
+	ErrKind = errors.New("record of an unknown kind")
+)
+
+// The records of bpf/wire.h. Both targets are little-endian.
+const (
+	kindTransition = 1
+	kindHolder     = 2
+
+	transitionSize = 112
+	HolderSize     = 48 // of one record in the stream of the holders iterator
+)
+
+var order = binary.LittleEndian
+
+func check(raw []byte, size int, kind uint32) error {
+	if len(raw) >= 4 && order.Uint32(raw) != kind {
+		return fmt.Errorf("kind %d: %w", order.Uint32(raw), ErrKind)
+	}
+	if len(raw) != size {
+		return fmt.Errorf("%d bytes for %d: %w", len(raw), size, ErrSize)
+	}
+	return nil
+}
+
+// DecodeTransition reads one struct af_transition into t. It returns an error
+// that wraps ErrSize or ErrKind and then leaves t as it was.
+func DecodeTransition(raw []byte, t *Transition) error {
+	if err := check(raw, transitionSize, kindTransition); err != nil {
+		return err
+	}
+	t.NetNS = order.Uint32(raw[4:])
+	t.Mono = time.Duration(order.Uint64(raw[8:]))
+	t.Entered = time.Duration(order.Uint64(raw[16:]))
+	t.Cookie = order.Uint64(raw[24:])
+	t.Inode = order.Uint64(raw[32:])
+	t.Owner.Start = time.Duration(order.Uint64(raw[40:]))
+	t.Tuple.Local = netip.AddrPortFrom(addr(raw[48:]), order.Uint16(raw[100:]))
+	t.Tuple.Remote = netip.AddrPortFrom(addr(raw[64:]), order.Uint16(raw[102:]))
+	copy(t.Owner.Comm[:], raw[80:96])
+	t.Owner.PID = order.Uint32(raw[96:])
+	t.SkErr = order.Uint16(raw[104:])
+	t.From = tcp.State(raw[106])
+	t.To = tcp.State(raw[107])
+	t.Owner.How = How(raw[108])
+	t.Side = Side(raw[109])
+	t.Accepted = Accepted(raw[110])
+	return nil
+}
+
+// DecodeHolder reads one struct af_holder into h, with errors as above.
+func DecodeHolder(raw []byte, h *Holder) error {
+	if err := check(raw, HolderSize, kindHolder); err != nil {
+		return err
+	}
+	h.NetNS = order.Uint32(raw[4:])
+	h.Cookie = order.Uint64(raw[8:])
+	h.Owner.Start = time.Duration(order.Uint64(raw[16:]))
+	copy(h.Owner.Comm[:], raw[24:40])
+	h.Owner.PID = order.Uint32(raw[40:])
+	h.FD = order.Uint32(raw[44:])
+	h.Owner.How = HowFD
+	return nil
+}
+
+// addr reads 16 bytes in network order, v4-mapped as IPv4.
+func addr(raw []byte) netip.Addr {
+	return netip.AddrFrom16([16]byte(raw[:16])).Unmap()
+}

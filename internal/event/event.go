@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package event holds what the two sources (the kernel ring and sock_diag)
+// tell, decoded once, in Go's own types. Nothing in it allocates per event.
+package event
+
+import (
+	"bytes"
+	"time"
+
+	"afterfin/internal/tcp"
+)
+
+// How tells what the owner of a socket was learnt from (enum af_how in wire.h).
+type How uint8
+
+// From the owner's own system calls (connect, accept, close), from a descriptor
+// seen, or from the listener that the connection came in on: then the owner is
+// the listener's, and whoever accepted it may be another process.
+const (
+	HowUnknown How = iota
+	HowConnect
+	HowAccept
+	HowClose
+	HowFD
+	HowListen
+)
+
+var hows = [...]string{"unknown", "connect", "accept", "close", "fd", "listen"}
+
+// String is the word used in every view.
+func (h How) String() string {
+	if int(h) < len(hows) {
+		return hows[h]
+	}
+	return hows[HowUnknown]
+}
+
+// Direct tells whether the owner itself was seen with the socket.
+func (h How) Direct() bool { return h != HowUnknown && h != HowListen }
+
+// Side tells which end of the connection a socket is (enum af_side).
+type Side uint8
+
+// SideConnect holds an ephemeral port, SideAccept does not.
+const (
+	SideUnknown Side = iota
+	SideConnect
+	SideAccept
+)
+
+// Accepted tells whether accept() has returned a connection (enum af_accepted).
+type Accepted uint8
+
+// AcceptedUnknown also stands for sockets that are never accepted.
+const (
+	AcceptedUnknown Accepted = iota
+	AcceptedNo
+	AcceptedYes
+)
+
+// Comm is a process name as the kernel keeps it: at most 15 bytes, then zeros.
+type Comm [16]byte
+
+// Bytes gives the name without the zeros; it points into c.
+func (c *Comm) Bytes() []byte {
+	if i := bytes.IndexByte(c[:], 0); i >= 0 {
+		return c[:i]
+	}
+	return c[:]
+}
+
+// String gives the name. It allocates.
+func (c Comm) String() string { return string(c.Bytes()) }
+
+// Owner is a process. PID alone is reused by the kernel; with Start it is not.
+type Owner struct {
+	PID   uint32        // tgid in the initial pid namespace; 0: nobody known
+	Start time.Duration // CLOCK_BOOTTIME at its start
+	Comm  Comm          // of the process (its thread-group leader)
+	How   How
+}
+
+// Transition is one change of a socket's state.
+type Transition struct {
+	Mono     time.Duration // CLOCK_MONOTONIC at the change
+	Entered  time.Duration // CLOCK_MONOTONIC when From began; 0: not seen
+	Cookie   uint64        // the socket's, for good; 0: could not be told
+	Inode    uint64        // of its file; 0: it has none
+	NetNS    uint32        // inode number of the network namespace
+	Tuple    tcp.Tuple
+	From, To tcp.State
+	SkErr    uint16 // errno in sk_err at the change; 0: none
+	Side     Side
+	Accepted Accepted
+	Owner    Owner
+}
+
+// Existing is a socket that was there when sock_diag was asked. The kernel
+// wrote it at some moment between After and Before.
+type Existing struct {
+	Cookie        uint64
+	Inode         uint64 // 0: no file (never accepted, or closed by all)
+	NetNS         uint32
+	Tuple         tcp.Tuple
+	State         tcp.State // of a TIME_WAIT mini-socket: its substate
+	After, Before time.Duration
+}
+
+// Holder is a process with a descriptor of a TCP socket.
+type Holder struct {
+	Cookie uint64
+	NetNS  uint32
+	FD     uint32
+	Owner  Owner // How is HowFD
+}
+
+// Lost counts what did not arrive, by cause, since the tracer started.
+type Lost struct {
+	Ring      uint64 `json:"lost_ring"`      // rows: the ring was full
+	Recursion uint64 `json:"lost_recursion"` // rows: the kernel skipped the program on its own CPU
+	Map       uint64 `json:"lost_map"`       // sockets without memory: rows without owner and time
+	Read      uint64 `json:"lost_read"`      // fields or records that could not be read
+	Evicted   uint64 `json:"evicted"`        // connections not kept in the table
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package feed joins the two sources, the kernel ring and the dump of existing
+// sockets, into one stream of changes with owners: attach, dump, replay, ready.
+package feed
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/conn"
+	"afterfin/internal/event"
+	"afterfin/internal/tcp"
+	"afterfin/internal/tracer"
+)
+
+const (
+	batch      = 4096
+	maxPending = 1 << 20 // transitions kept while the dump runs; the ring holds more, and counts
+)
+
+// Config says what to follow.
+type Config struct {
+	Filter     event.Filter
+	ExactOwner bool
+	NetNSPath  string // with Filter.NetNS: how to enter it
+}
+
+// Start is what was there and what was chosen when the feed became ready.
+type Start struct {
+	Hooks      []tracer.Hook
+	States     map[tcp.State]int // existing sockets that match the filter
+	NetNS      int               // network namespaces dumped
+	Unreadable int               // processes or namespaces that could not be entered
+	CallBefore time.Duration     // cost of one system call before --exact-owner armed anything; 0 without
+	CallAfter  time.Duration
+	Took       time.Duration // from Open to ready
+}
+
+// Feed is the running stream. Not for concurrent use.
+type Feed struct {
+	filter  event.Filter
+	tracer  *tracer.Tracer
+	table   *conn.Table
+	pending []event.Transition // read while the dump ran, not applied yet
+	raw     []event.Transition
+	changes []conn.Change
+	walk    budget
+	start   Start
+	offset  time.Duration
+}
+
+// Open attaches, dumps the existing sockets and gives them their owners. Errors
+// are those of tracer.New and sockdiag.Dump. The caller closes the Feed.
+func Open(cfg Config) (*Feed, error) {
+	begin := time.Now()
+	f := &Feed{
+		filter: cfg.Filter,
+		table:  conn.NewTable(conn.MaxConns),
+		raw:    make([]event.Transition, batch),
+	}
+	if cfg.ExactOwner {
+		f.start.CallBefore = tracer.CallCost()
+	}
+	var err error
+	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner}); err != nil {
+		return nil, err
+	}
+	if cfg.ExactOwner {
+		f.start.CallAfter = tracer.CallCost()
+	}
+	f.start.Hooks = f.tracer.Hooks()
+	if err := f.seedAndRead(cfg); err != nil {
+		f.tracer.Close()
+		return nil, err
+	}
+	f.start.Took = time.Since(begin)
+	return f, nil
+}
+
+// seedAndRead empties the ring while the dump runs, so that a busy host does not
+// overflow it before the first row.
+func (f *Feed) seedAndRead(cfg Config) error {
+	type result struct {
+		found *found
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		found, err := seed(f.tracer, cfg)
+		done <- result{found, err}
+	}()
+	for {
+		if len(f.pending) < maxPending {
+			n, err := f.tracer.Read(f.raw)
+			if err != nil {
+				return err
+			}
+			f.pending = append(f.pending, f.raw[:n]...)
+		}
+		select {
+		case r := <-done:
+			if r.err != nil {
+				return r.err
+			}
+			r.found.into(f)
+			return nil
+		default:
+		}
+	}
+}
+
+// Start tells what Open found.
+func (f *Feed) Start() Start { return f.start }
+
+// Next waits for changes and returns them, none on a quiet host after
+// tracer.PollInterval. The slice is reused by the next call. Errors are those of
+// tracer.Read.
+func (f *Feed) Next() ([]conn.Change, error) {
+	n, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	f.offset = clockOffset()
+	f.changes = f.changes[:0]
+	for i := range f.raw[:n] {
+		f.changes = append(f.changes, f.table.Apply(&f.raw[i]))
+	}
+	if err := f.resolve(time.Now()); err != nil {
+		return nil, err
+	}
+	kept := f.changes[:0]
+	for i := range f.changes {
+		if f.filter.Match(&f.changes[i].Transition) {
+			kept = append(kept, f.changes[i])
+		}
+	}
+	return kept, nil
+}
+
+// read takes first what came in while the dump ran.
+func (f *Feed) read() (int, error) {
+	if len(f.pending) == 0 {
+		return f.tracer.Read(f.raw)
+	}
+	n := copy(f.raw, f.pending)
+	f.pending = f.pending[n:]
+	if len(f.pending) == 0 {
+		f.pending = nil
+	}
+	return n, nil
+}
+
+// Wall gives the time of day of a CLOCK_MONOTONIC reading, by the clocks as they
+// stood at the last Next.
+func (f *Feed) Wall(mono time.Duration) time.Time {
+	return time.Unix(0, int64(mono+f.offset))
+}
+
+func clockOffset() time.Duration {
+	return clock(unix.CLOCK_REALTIME) - clock(unix.CLOCK_MONOTONIC)
+}
+
+func clock(id int32) time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(id, &ts) // cannot fail for these clocks
+	return time.Duration(ts.Nano())
+}
+
+// Lost counts what did not arrive since Open.
+func (f *Feed) Lost() (event.Lost, error) {
+	lost, err := f.tracer.Lost()
+	if err != nil {
+		return lost, fmt.Errorf("count losses: %w", err)
+	}
+	lost.Evicted = f.table.Evicted()
+	return lost, nil
+}
+
+// Close detaches everything.
+func (f *Feed) Close() error { return f.tracer.Close() }

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package feed
+
+import (
+	"errors"
+	"io/fs"
+
+	"afterfin/internal/event"
+	"afterfin/internal/netns"
+	"afterfin/internal/sockdiag"
+	"afterfin/internal/tcp"
+	"afterfin/internal/tracer"
+)
+
+// found is what was there before us.
+type found struct {
+	sockets    []event.Existing
+	holders    []event.Holder
+	states     map[tcp.State]int
+	netns      int
+	unreadable int
+}
+
+// seed dumps every reachable netns, then asks the kernel who holds the sockets.
+// The order matters: the dump makes the kernel give each socket its cookie.
+func seed(t *tracer.Tracer, cfg Config) (*found, error) {
+	spaces := []netns.NS{{Inode: cfg.Filter.NetNS, Path: cfg.NetNSPath}}
+	f := &found{states: make(map[tcp.State]int)}
+	if cfg.Filter.NetNS == 0 {
+		var err error
+		if spaces, f.unreadable, err = netns.List(); err != nil {
+			return nil, err
+		}
+	}
+	var entered []netns.NS
+	for _, ns := range spaces {
+		err := netns.Do(ns, func() error { return f.dump(&cfg.Filter) })
+		switch {
+		case err == nil:
+			entered = append(entered, ns)
+		case errors.Is(err, fs.ErrNotExist): // it died since
+		case errors.Is(err, fs.ErrPermission) && cfg.Filter.NetNS == 0:
+			f.unreadable++
+		default:
+			return nil, err
+		}
+	}
+	f.netns = len(entered)
+
+	if err := t.Seed(func(h *event.Holder) { f.holders = append(f.holders, *h) }); err != nil {
+		return nil, err
+	}
+	for _, ns := range entered {
+		if err := netns.Do(ns, t.SeedListeners); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func (f *found) dump(filter *event.Filter) error {
+	return sockdiag.Dump(0, func(e *event.Existing) {
+		if filter.MatchExisting(e) {
+			f.states[e.State]++
+			f.sockets = append(f.sockets, *e)
+		}
+	})
+}
+
+func (f *found) into(to *Feed) {
+	for i := range f.sockets {
+		to.table.AddExisting(&f.sockets[i])
+	}
+	for i := range f.holders {
+		to.table.AddHolder(&f.holders[i])
+	}
+	to.start.States = f.states
+	to.start.NetNS = f.netns
+	to.start.Unreadable = f.unreadable
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"encoding/binary"
+	"reflect"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+
+	"afterfin/bpf"
+	"afterfin/internal/event"
+	"afterfin/internal/tcp"
+)
+
+// members gives offset and size of each member of a struct in the object's BTF.
+func members(t *testing.T, name string) (size uint32, offsets map[string][2]uint32) {
+	t.Helper()
+	spec, err := bpf.LoadAfterfin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s *btf.Struct
+	if err := spec.Types.TypeByName(name, &s); err != nil {
+		t.Fatalf("BTF of the object: %v", err)
+	}
+	offsets = make(map[string][2]uint32)
+	for _, m := range s.Members {
+		n, err := btf.Sizeof(m.Type)
+		if err != nil {
+			t.Fatal(err)
+		}
+		offsets[m.Name] = [2]uint32{m.Offset.Bytes(), uint32(n)}
+	}
+	return s.Size, offsets
+}
+
+// put writes n into a member, in the object's own layout.
+func put(raw []byte, at [2]uint32, n uint64) {
+	switch at[1] {
+	case 1:
+		raw[at[0]] = byte(n)
+	case 2:
+		binary.LittleEndian.PutUint16(raw[at[0]:], uint16(n))
+	case 4:
+		binary.LittleEndian.PutUint32(raw[at[0]:], uint32(n))
+	case 8:
+		binary.LittleEndian.PutUint64(raw[at[0]:], n)
+	default:
+		for i := range at[1] {
+			raw[at[0]+i] = byte(n) + byte(i)
+		}
+	}
+}
+
+// Every member of the C struct, put in its place by BTF, comes out of the Go
+// decoder under its own name.
+func TestTransitionLayout(t *testing.T) {
+	size, at := members(t, "af_transition")
+	raw := make([]byte, size)
+	values := map[string]uint64{
+		"kind": 1, "netns": 2, "mono_ns": 3, "entered_ns": 4, "cookie": 5, "inode": 6, "owner_start_ns": 7,
+		"local": 10, "remote": 40, "owner_comm": 'a', "owner_pid": 8, "lport": 9, "rport": 10, "sk_err": 11,
+		"from": 1, "to": 8, "how": 3, "side": 2, "accepted": 2, "pad": 0,
+	}
+	for name := range at {
+		if _, ok := values[name]; !ok {
+			t.Errorf("member %s of the C struct is not decoded", name)
+		}
+		put(raw, at[name], values[name])
+	}
+	var got event.Transition
+	if err := event.DecodeTransition(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	local, remote := got.Tuple.Local.Addr().As16(), got.Tuple.Remote.Addr().As16()
+	for name, pair := range map[string][2]any{
+		"netns": {got.NetNS, uint32(2)}, "mono_ns": {int64(got.Mono), int64(3)}, "entered_ns": {int64(got.Entered), int64(4)},
+		"cookie": {got.Cookie, uint64(5)}, "inode": {got.Inode, uint64(6)}, "owner_start_ns": {int64(got.Owner.Start), int64(7)},
+		"local": {local[0], byte(10)}, "local end": {local[15], byte(25)}, "remote": {remote[0], byte(40)}, "remote end": {remote[15], byte(55)},
+		"owner_comm": {string(got.Owner.Comm[:]), "abcdefghijklmnop"}, "owner_pid": {got.Owner.PID, uint32(8)},
+		"lport": {got.Tuple.Local.Port(), uint16(9)}, "rport": {got.Tuple.Remote.Port(), uint16(10)}, "sk_err": {got.SkErr, uint16(11)},
+		"from": {got.From, tcp.Established}, "to": {got.To, tcp.CloseWait}, "how": {got.Owner.How, event.HowClose},
+		"side": {got.Side, event.SideAccept}, "accepted": {got.Accepted, event.AcceptedYes},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s: decoded %v, put %v", name, pair[0], pair[1])
+		}
+	}
+}
+
+func TestHolderLayout(t *testing.T) {
+	size, at := members(t, "af_holder")
+	if size != event.HolderSize {
+		t.Fatalf("struct af_holder has %d bytes, Go reads %d", size, event.HolderSize)
+	}
+	raw := make([]byte, size)
+	for name, n := range map[string]uint64{"kind": 2, "netns": 3, "cookie": 4, "start_ns": 5, "comm": 'a', "pid": 6, "fd": 7} {
+		if _, ok := at[name]; !ok {
+			t.Fatalf("no member %s", name)
+		}
+		put(raw, at[name], n)
+	}
+	if len(at) != 7 {
+		t.Errorf("%d members, want 7", len(at))
+	}
+	var got event.Holder
+	if err := event.DecodeHolder(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := event.Holder{Cookie: 4, NetNS: 3, FD: 7, Owner: event.Owner{PID: 6, Start: 5, How: event.HowFD}}
+	copy(want.Owner.Comm[:], "abcdefghijklmnop")
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// The words of wire.h are the words of package event.
+func TestEnums(t *testing.T) {
+	spec, err := bpf.LoadAfterfin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]map[string]uint64{
+		"af_how": {
+			"AF_HOW_UNKNOWN": uint64(event.HowUnknown), "AF_HOW_CONNECT": uint64(event.HowConnect), "AF_HOW_ACCEPT": uint64(event.HowAccept),
+			"AF_HOW_CLOSE": uint64(event.HowClose), "AF_HOW_FD": uint64(event.HowFD), "AF_HOW_LISTEN": uint64(event.HowListen),
+		},
+		"af_side": {
+			"AF_SIDE_UNKNOWN": uint64(event.SideUnknown), "AF_SIDE_CONNECT": uint64(event.SideConnect), "AF_SIDE_ACCEPT": uint64(event.SideAccept),
+		},
+		"af_accepted": {
+			"AF_ACCEPTED_UNKNOWN": uint64(event.AcceptedUnknown), "AF_ACCEPTED_NO": uint64(event.AcceptedNo), "AF_ACCEPTED_YES": uint64(event.AcceptedYes),
+		},
+	} {
+		var e *btf.Enum
+		if err := spec.Types.TypeByName(name, &e); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, v := range e.Values {
+			if got, ok := want[v.Name]; !ok || got != v.Value {
+				t.Errorf("%s = %d, Go has %d (known: %v)", v.Name, v.Value, got, ok)
+			}
+		}
+	}
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+
+	"afterfin/bpf"
+)
+
+// Probes of what the kernel allows, by doing it with the programs that are used,
+// loaded, attached and taken away again. nil means it works here and now; else
+// the error wraps the errno of what refused.
+
+// ProbeRing tries the BPF ring buffer (5.8).
+func ProbeRing() error { return features.HaveMapType(ebpf.RingBuf) }
+
+// ProbeState tries the state tracepoint with socket storage and cookies (5.12).
+func ProbeState() error {
+	return probe("set_state", func(p *ebpf.Program) (link.Link, error) {
+		return link.AttachTracing(link.TracingOptions{Program: p})
+	})
+}
+
+// ProbeIterators tries the walk over all descriptors.
+func ProbeIterators() error {
+	return probe("holders", func(p *ebpf.Program) (link.Link, error) {
+		return link.AttachIter(link.IterOptions{Program: p})
+	})
+}
+
+// ProbeFexit tries fexit on inet_csk_accept.
+func ProbeFexit() error {
+	name, err := acceptProgram()
+	if err != nil {
+		return err
+	}
+	return probe(name, func(p *ebpf.Program) (link.Link, error) {
+		return link.AttachTracing(link.TracingOptions{Program: p})
+	})
+}
+
+func probe(program string, attach func(*ebpf.Program) (link.Link, error)) error {
+	spec, err := bpf.LoadAfterfin()
+	if err != nil {
+		return err
+	}
+	keep(spec, program)
+	spec.Maps["events"].MaxEntries = 1 << 16 // nobody reads it
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return plain("load", err)
+	}
+	defer coll.Close()
+	l, err := attach(coll.Programs[program])
+	if err != nil {
+		return plain("attach", err)
+	}
+	return l.Close()
+}

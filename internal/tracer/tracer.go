@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tracer loads the BPF programs, chooses the hooks this kernel allows,
+// reads the ring and counts what was lost. Beside the generated package bpf it
+// alone knows cilium/ebpf.
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"afterfin/bpf"
+	"afterfin/internal/event"
+)
+
+const (
+	// PollInterval is how long an event may wait in the ring of a quiet host. The
+	// kernel wakes us before, when a quarter of the ring is full. A poll costs
+	// about 0.1 ms of CPU, a wake-up per event would cost 7.5 µs each.
+	PollInterval = 50 * time.Millisecond
+
+	// RingBytes holds 149,796 transitions: 0.25 s of the 600,000 a second that two
+	// cores can make, five polls long.
+	RingBytes = 16 << 20
+)
+
+// ErrClosed is returned by Read after Close.
+var ErrClosed = errors.New("tracer is closed")
+
+// Config says what to trace. The zero value traces every TCP socket.
+type Config struct {
+	Filter event.Filter
+
+	// ExactOwner arms tp_btf/sys_exit where fexit is refused, so that accept() is
+	// seen. It costs every system call of every process; measure with CallCost.
+	ExactOwner bool
+}
+
+// Hook is one thing the tracer attached, or could not.
+type Hook struct {
+	Gives   string // "state", "accept", "holders"
+	Program string // "tp_btf/inet_sock_set_state"; empty if there is none
+	Why     string // why Program is not the better one, or empty
+}
+
+// Tracer is the attached kernel side. Read must be called by one goroutine; the
+// other methods may be called by any.
+type Tracer struct {
+	coll   *ebpf.Collection
+	accept *ebpf.Collection // nil where fexit is refused
+	links  []link.Link
+	ring   *ringbuf.Reader
+	record ringbuf.Record
+	hooks  []Hook
+
+	holders, listeners *link.Iter // also in links
+
+	undecoded uint64
+}
+
+// New loads and attaches. Rows begin to gather in the ring at once. Errors name
+// the program and wrap the errno (unix.EPERM without CAP_BPF and CAP_PERFMON).
+// The caller closes the Tracer.
+func New(cfg Config) (*Tracer, error) {
+	if err := rlimit.RemoveMemlock(); err != nil { // needed before 5.11 only
+		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
+	}
+	spec, err := bpf.LoadAfterfin()
+	if err != nil {
+		return nil, err
+	}
+	if err := configure(spec, cfg); err != nil {
+		return nil, err
+	}
+	base := spec.Copy()
+	keep(base, "set_state", "holders", "mptcp_listeners")
+	coll, err := ebpf.NewCollection(base)
+	if err != nil {
+		return nil, plain("load", err)
+	}
+	t := &Tracer{coll: coll}
+	if err := t.attach(spec, cfg); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
+	var err error
+	if t.ring, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
+		return plain("open ring", err)
+	}
+	if t.holders, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["holders"]}); err != nil {
+		return plain("attach holders", err)
+	}
+	t.links = append(t.links, t.holders)
+	if t.listeners, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["mptcp_listeners"]}); err != nil {
+		return plain("attach mptcp_listeners", err)
+	}
+	t.links = append(t.links, t.listeners)
+	if err := t.attachAccept(spec, cfg.ExactOwner); err != nil {
+		return err
+	}
+	if err := t.hold(link.AttachTracing(link.TracingOptions{Program: t.coll.Programs["set_state"]})); err != nil {
+		return plain("attach set_state", err)
+	}
+	t.hooks = append([]Hook{{Gives: "state", Program: "tp_btf/inet_sock_set_state"}}, t.hooks...)
+	return nil
+}
+
+func (t *Tracer) hold(l link.Link, err error) error {
+	if err == nil {
+		t.links = append(t.links, l)
+	}
+	return err
+}
+
+// configure writes the knobs of bpf/config.h.
+func configure(spec *ebpf.CollectionSpec, cfg Config) error {
+	f := cfg.Filter
+	if len(f.PIDs) > event.MaxPIDs || len(f.LocalPorts) > event.MaxPorts || len(f.RemotePorts) > event.MaxPorts {
+		return fmt.Errorf("filter takes %d pids and %d ports at most", event.MaxPIDs, event.MaxPorts)
+	}
+	var pids [event.MaxPIDs]uint32
+	var lports, rports [event.MaxPorts]uint16
+	var comm event.Comm
+	copy(pids[:], f.PIDs)
+	copy(lports[:], f.LocalPorts)
+	copy(rports[:], f.RemotePorts)
+	copy(comm[:len(comm)-1], f.Comm)
+
+	spec.Maps["events"].MaxEntries = RingBytes
+	for name, value := range map[string]any{
+		"wakeup_bytes": uint64(RingBytes / 4),
+		"exact_owner":  cfg.ExactOwner,
+		"want_pids":    pids, "want_pids_n": uint32(len(f.PIDs)),
+		"want_lports": lports, "want_lports_n": uint32(len(f.LocalPorts)),
+		"want_rports": rports, "want_rports_n": uint32(len(f.RemotePorts)),
+		"want_netns":  f.NetNS,
+		"want_states": uint32(f.States),
+		"want_family": f.Family,
+		"want_comm":   comm,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func keep(spec *ebpf.CollectionSpec, programs ...string) {
+	kept := make(map[string]*ebpf.ProgramSpec)
+	for _, name := range programs {
+		kept[name] = spec.Programs[name]
+	}
+	spec.Programs = kept
+}
+
+// plain drops what cilium/ebpf adds to an EPERM ("MEMLOCK may be too low"): the
+// limit is lifted, so it is a capability or the kernel's policy.
+func plain(what string, err error) error {
+	if errors.Is(err, unix.EPERM) {
+		err = unix.EPERM
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Hooks tells what is attached, and why not better.
+func (t *Tracer) Hooks() []Hook { return t.hooks }
+
+// Read fills dst with the transitions that wait, and waits PollInterval for the
+// first. It returns how many it read, 0 on a quiet host, and ErrClosed after
+// Close. A record that cannot be decoded is counted in Lost.
+func (t *Tracer) Read(dst []event.Transition) (int, error) {
+	t.ring.SetDeadline(time.Now().Add(PollInterval))
+	n := 0
+	for n < len(dst) {
+		err := t.ring.ReadInto(&t.record)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return n, nil
+		case errors.Is(err, ringbuf.ErrClosed):
+			return n, ErrClosed
+		case err != nil:
+			return n, fmt.Errorf("read ring: %w", err)
+		}
+		if err := event.DecodeTransition(t.record.RawSample, &dst[n]); err != nil {
+			t.undecoded++
+			continue
+		}
+		n++
+	}
+	return n, nil
+}
+
+// Lost counts what did not arrive since New. Call it from the goroutine that
+// calls Read.
+func (t *Tracer) Lost() (event.Lost, error) {
+	var lost event.Lost
+	for i, n := range []*uint64{&lost.Ring, &lost.Map, &lost.Read} { // enum af_counter
+		var perCPU []uint64
+		if err := t.coll.Maps["counters"].Lookup(uint32(i), &perCPU); err != nil {
+			return lost, fmt.Errorf("read loss counters: %w", err)
+		}
+		for _, c := range perCPU {
+			*n += c
+		}
+	}
+	lost.Read += t.undecoded
+	// The kernel skips a program that would interrupt itself on one CPU, and says so here only.
+	stats, err := t.coll.Programs["set_state"].Stats()
+	if err != nil {
+		return lost, fmt.Errorf("read program statistics: %w", err)
+	}
+	lost.Recursion = stats.RecursionMisses
+	return lost, nil
+}
+
+// Close detaches everything. Even without it nothing stays attached once the
+// process is gone: links live as long as their descriptors.
+func (t *Tracer) Close() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	if t.ring != nil {
+		errs = append(errs, t.ring.Close())
+	}
+	if t.accept != nil {
+		t.accept.Close()
+	}
+	t.coll.Close()
+	return errors.Join(errs...)
+}
