@@ -12,11 +12,9 @@ static __always_inline void accepted_by_current(struct sock *sk)
 
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return;
-	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c) {
-		count(AF_LOST_MAP);
+	c = conn_of(sk);
+	if (!c)
 		return;
-	}
 	c->side = AF_SIDE_ACCEPT;
 	c->accepted = AF_ACCEPTED_YES;
 	own_by_current(c, AF_HOW_ACCEPT);
@@ -117,11 +115,9 @@ static __always_inline void holder(struct bpf_iter__task_file *ctx)
 	}
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return;
-	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	c = conn_of(sk);
 	if (c)
 		own_by_holder(c, sk, &o);
-	else
-		count(AF_LOST_MAP);
 	tell_holder(ctx->meta->seq, &o, sk->__sk_common.skc_net.net->ns.inum, bpf_get_socket_cookie(sk), ctx->fd);
 }
 
@@ -140,11 +136,9 @@ static __always_inline void mptcp_listener(struct bpf_iter__tcp *ctx)
 	tp = bpf_skc_to_tcp_sock(skc);
 	if (!tp || !is_mptcp(tp))
 		return;
-	c = bpf_sk_storage_get(&conns, (struct sock *)tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	c = conn_of(tp);
 	if (c)
 		take_by_cookie(c, bpf_get_socket_cookie(tp));
-	else
-		count(AF_LOST_MAP);
 }
 
 #endif

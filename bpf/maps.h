@@ -76,4 +76,16 @@ static __always_inline void count(__u32 counter)
 		__sync_fetch_and_add(n, 1); /* per CPU, yet a softirq may interrupt us here */
 }
 
+/* The memory of a socket, made on first use. NULL only for want of kernel memory, and counted. */
+static __always_inline struct conn *conn_of(void *sk)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!c) /* or another CPU was making it: then the first try gave EEXIST */
+		c = bpf_sk_storage_get(&conns, sk, NULL, 0);
+	if (!c)
+		count(AF_LOST_MAP);
+	return c;
+}
+
 #endif

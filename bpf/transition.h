@@ -117,9 +117,7 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	t.mono_ns = bpf_ktime_get_ns();
 	t.from = from;
 	t.to = to;
-	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c)
-		count(AF_LOST_MAP);
+	c = conn_of(sk);
 
 	if (c && from == TCP_LISTEN && to == TCP_SYN_RECV) {
 		begin_accept_side(c, t.mono_ns);

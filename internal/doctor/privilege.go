@@ -24,7 +24,6 @@ var wanted = []capability{
 	{unix.CAP_PERFMON, "CAP_PERFMON", true, Privilege, "attach to tracepoints, read kernel fields"},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, Optional, "enter other network namespaces for their existing sockets"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", false, Optional, "find the network namespaces of other users' processes"},
-	{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", false, Optional, "lift RLIMIT_MEMLOCK, needed before kernel 5.11 only"},
 }
 
 func capabilities() []Check {

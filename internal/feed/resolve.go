@@ -8,18 +8,28 @@ import (
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
-	"afterfin/internal/tracer"
 )
 
-// budget spreads walks over all descriptors of the host: they may take one part
-// in a hundred of one CPU, and no more than one is made per poll.
-type budget struct{ next time.Time }
-
-func (b *budget) allows(now time.Time) bool { return !now.Before(b.next) }
-
-func (b *budget) spent(now time.Time, took time.Duration) {
-	b.next = now.Add(max(100*took, tracer.PollInterval))
+// budget lets walks over all descriptors of the host take one part in a hundred
+// of one CPU. What is not used is saved up, so that a quiet host looks at once.
+type budget struct {
+	credit time.Duration
+	last   time.Time
 }
+
+const (
+	share     = 100
+	maxCredit = 50 * time.Millisecond
+)
+
+func (b *budget) allows(now time.Time) bool {
+	b.credit = min(b.credit+now.Sub(b.last)/share, maxCredit)
+	b.last = now
+	return b.credit > 0
+}
+
+// spent may leave a debt: one walk is never cut short.
+func (b *budget) spent(took time.Duration) { b.credit -= took }
 
 // resolve looks for the holder of sockets whose rows would name only their
 // listener's owner, or nobody. The walk also tells the kernel, so that the next
@@ -43,7 +53,7 @@ func (f *Feed) resolve(now time.Time) error {
 			open[h.Cookie] = h.Owner
 		}
 	})
-	f.walk.spent(now, time.Since(now))
+	f.walk.spent(time.Since(now))
 	if err != nil {
 		return err
 	}

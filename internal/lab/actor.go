@@ -30,7 +30,7 @@ type Actor struct {
 	start uint64
 
 	ended  chan struct{}   // closed when the process is gone
-	status unix.WaitStatus // valid then; 0 where its parent died before it
+	status unix.WaitStatus // valid then; 0 where init had to reap it
 
 	handover sync.Mutex // one descriptor at a time goes over links.rights
 

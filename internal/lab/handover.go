@@ -51,12 +51,16 @@ func (a *Actor) spawn(name string, theirs links, fds []int) (int, error) {
 }
 
 // waitEnd waits for the end of an actor that is the child of another, and until
-// its parent has reaped it. Without a parent, init does that.
+// its parent has reaped it.
 func (a *Actor) waitEnd(parent *Actor) {
 	poll(a.pidfd, unix.POLLIN, -1)
 	status, _, err := parent.do(request{Op: opReap, Args: [3]int{a.pid}})
 	if err == nil {
 		a.status = unix.WaitStatus(status)
+	} else {
+		// The parent is gone, so init reaps the child; that may be this process.
+		<-parent.ended
+		a.status, _ = waitFor(a.pid)
 	}
 	close(a.ended)
 }

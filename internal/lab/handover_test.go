@@ -52,6 +52,21 @@ func TestSpawnShares(t *testing.T) {
 	s.state(client, fd, tcp.CloseWait)
 }
 
+// Where the script is init, as in a guest, it reaps the children of the dead.
+func TestOrphanIsReaped(t *testing.T) {
+	s := script{t}
+	s.no(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	parent := s.start(s.netns(), "parent")
+	child, err := parent.Spawn("child")
+	s.no(err)
+	s.no(parent.Kill())
+	s.no(child.Close())
+	if err := unix.Kill(child.PID(), 0); err != unix.ESRCH {
+		t.Errorf("pid %d is there: %v", child.PID(), err)
+	}
+}
+
 // A server that forks before it accepts: the listener is shared.
 func TestSpawnPrefork(t *testing.T) {
 	s := script{t}

@@ -128,7 +128,7 @@ func TestResolveErrors(t *testing.T) {
 	}
 	for spec, want := range map[string]error{
 		"/proc/self/ns/mnt":     ErrNotNetNS,
-		"/proc/self/ns/user":    ErrNotNetNS,
+		"/proc/self/ns/uts":     ErrNotNetNS,
 		"/proc/self/status":     ErrNotNetNS,
 		"/":                     ErrNotNetNS,
 		pipe:                    ErrNotNetNS,

@@ -14,7 +14,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"afterfin/bpf"
@@ -70,9 +69,6 @@ type Tracer struct {
 // the program and wrap the errno (unix.EPERM without CAP_BPF and CAP_PERFMON).
 // The caller closes the Tracer.
 func New(cfg Config) (*Tracer, error) {
-	if err := rlimit.RemoveMemlock(); err != nil { // needed before 5.11 only
-		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
-	}
 	spec, err := bpf.LoadAfterfin()
 	if err != nil {
 		return nil, err
@@ -165,8 +161,8 @@ func keep(spec *ebpf.CollectionSpec, programs ...string) {
 	spec.Programs = kept
 }
 
-// plain drops what cilium/ebpf adds to an EPERM ("MEMLOCK may be too low"): the
-// limit is lifted, so it is a capability or the kernel's policy.
+// plain drops what cilium/ebpf adds to an EPERM ("MEMLOCK may be too low"): since
+// 5.11 no such limit counts, so it is a capability or the kernel's policy.
 func plain(what string, err error) error {
 	if errors.Is(err, unix.EPERM) {
 		err = unix.EPERM

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/lab"
+	"afterfin/internal/tcp"
+)
+
+// ends are the ways in which a connection can begin and end.
+var ends = map[string]func(*scene){
+	"client closes first": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		fin := s.step(client.CloseFD(c.fd))
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin).isAccepted(true)
+		end := s.step(srv.CloseFD(a.fd))
+		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end).isAccepted(true)
+		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, fin)
+	},
+	"server closes first": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		fin := s.step(srv.CloseFD(a.fd))
+		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), fin)
+		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": client}, fin)
+		end := s.step(client.CloseFD(c.fd))
+		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": client}, end)
+		c.later("LAST_ACK→CLOSE", who{"connect": client}, end)
+		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(srv), fin)
+		// Nobody holds it any more, so it goes to a mini-socket as soon as its FIN is acknowledged.
+		a.later("FIN_WAIT2→CLOSE", closedBy(srv), fin)
+	},
+	"half-close with data after it": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
+		data := lab.Step{}
+		_, data, err := srv.Write(a.fd, 1000)
+		s.must(err)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		if n := s.fd(client.Read(c.fd, 2000)); n != 1000 {
+			s.Errorf("read %d bytes after the half-close", n)
+		}
+		end := s.step(srv.CloseFD(a.fd))
+		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
+		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, data)
+	},
+	"RST by SO_LINGER 0": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		s.step(client.SetLinger0(c.fd))
+		rst := s.step(client.CloseFD(c.fd))
+		c.row("ESTABLISHED→CLOSE", who{"connect": client}, rst)
+		a.later("ESTABLISHED→CLOSE", held(srv, srv), rst).saying("ECONNRESET").isAccepted(true)
+	},
+	"RST by SO_LINGER 0 of the server": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		s.step(srv.SetLinger0(a.fd))
+		rst := s.step(srv.CloseFD(a.fd))
+		a.row("ESTABLISHED→CLOSE", closedBy(srv), rst)
+		c.later("ESTABLISHED→CLOSE", who{"connect": client}, rst).saying("ECONNRESET")
+	},
+	"RST by unread data": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		s.fd(client.Write(c.fd, 10))
+		rst := s.step(srv.CloseFD(a.fd))
+		a.row("ESTABLISHED→CLOSE", closedBy(srv), rst)
+		c.later("ESTABLISHED→CLOSE", who{"connect": client}, rst).saying("ECONNRESET")
+	},
+	"RST in CLOSE_WAIT": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
+		// Data that the client closes over draws the RST; it also acknowledges the FIN.
+		s.fd(srv.Write(a.fd, 10))
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		rst := s.step(client.CloseFD(c.fd))
+		c.row("FIN_WAIT2→CLOSE", who{"connect": client}, rst)
+		a.later("CLOSE_WAIT→CLOSE", held(srv, srv), rst).saying("EPIPE")
+	},
+	"refused connect": func(s *scene) {
+		client := s.actor("client")
+		fd := s.fd(client.Socket(s.family.domain))
+		e := s.expect("client", &client.Thread, fd, "connect")
+		to := netip.AddrPortFrom(s.family.address.Addr(), 9)
+		step, err := client.Connect(fd, to)
+		if step.Errno != unix.ECONNREFUSED {
+			s.Fatalf("connect: %v", err)
+		}
+		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": client}, step).saying("ECONNREFUSED")
+	},
+	"refused, then connected with the same socket": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 8)
+		fd := s.fd(client.Socket(s.family.domain))
+		step, err := client.Connect(fd, netip.AddrPortFrom(s.family.address.Addr(), 9))
+		if step.Errno != unix.ECONNREFUSED {
+			s.Fatalf("connect: %v", err)
+		}
+		c := s.connectFrom(&client.Thread, client, srv, fd)
+		refused := []want{
+			{change: "CLOSE→SYN_SENT", who: who{"connect": client}, from: step.Before, to: step.After},
+			{change: "SYN_SENT→CLOSE", who: who{"connect": client}, from: step.Before, to: step.After, err: "ECONNREFUSED"},
+		}
+		c.rows = slices.Concat(refused, c.rows)
+		s.arrived(srv, c)
+	},
+	"connect given up by close": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 0)
+		s.fill(client, srv)
+		fd := s.fd(client.Socket(s.family.domain, unix.SOCK_NONBLOCK))
+		e := s.expect("client", &client.Thread, fd, "connect")
+		step, err := client.Connect(fd, srv.at)
+		if step.Errno != unix.EINPROGRESS {
+			s.Fatalf("connect: %v", err)
+		}
+		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": client}, s.step(client.CloseFD(fd)))
+	},
+	"connect given up by the kernel": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 0)
+		s.fill(client, srv)
+		fd := s.fd(client.Socket(s.family.domain))
+		e := s.expect("client", &client.Thread, fd, "connect")
+		s.step(client.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10))
+		step, err := client.Connect(fd, srv.at)
+		if step.Errno != unix.ETIMEDOUT {
+			s.Fatalf("connect: %v", err)
+		}
+		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": client}, step).saying("ETIMEDOUT")
+	},
+	"nonblocking connect": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 8)
+		fd := s.fd(client.Socket(s.family.domain, unix.SOCK_NONBLOCK))
+		e := s.expect("client", &client.Thread, fd, "connect")
+		step, err := client.Connect(fd, srv.at)
+		if step.Errno != unix.EINPROGRESS {
+			s.Fatalf("connect: %v", err)
+		}
+		_, done, err := client.Poll(fd, unix.POLLOUT, patience)
+		s.must(err)
+		e.local, e.remote = s.addr(client.LocalAddr(fd)).String(), srv.at.String()
+		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
+		e.rows = append(e.rows, want{change: "SYN_SENT→ESTABLISHED", who: who{"connect": client}, from: step.Before, to: done.After})
+		s.arrived(srv, &end{e, fd, step})
+	},
+	"EADDRNOTAVAIL": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 8)
+		s.must(s.ns.SetSysctl("net.ipv4.ip_local_port_range", "40000 40000"))
+		first := s.connect(client, srv)
+		s.arrived(srv, first)
+		fd := s.fd(client.Socket(s.family.domain))
+		e := s.expect("no port left", &client.Thread, fd, "connect")
+		step, err := client.Connect(fd, srv.at)
+		if step.Errno != unix.EADDRNOTAVAIL {
+			s.Fatalf("connect: %v", err)
+		}
+		e.local, e.remote = netip.AddrPortFrom(s.family.address.Addr(), 0).String(), srv.at.String()
+		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": client}, step)
+	},
+	"never accepted, then the listener is closed": func(s *scene) {
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 8)
+		c := s.connect(client, srv)
+		in := s.arrived(srv, c)
+		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		in.later("ESTABLISHED→CLOSE_WAIT", who{"listen": a}, fin).isAccepted(false)
+		// The acknowledgement may be delayed: the reset must not overtake it.
+		s.state(client, c.fd, tcp.FinWait2)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		end := s.step(a.CloseFD(srv.fd))
+		s.order[0].row("LISTEN→CLOSE", who{"listen": a}, end)
+		in.row("CLOSE_WAIT→CLOSE", who{"listen": a}, end).isAccepted(false)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, end).saying("ECONNRESET")
+	},
+	"disconnected by connect(AF_UNSPEC)": func(s *scene) {
+		client, srv := s.actor("client"), s.actor("server")
+		_, c, a := s.pair(client, srv)
+		rst := s.step(client.Disconnect(c.fd))
+		c.row("ESTABLISHED→CLOSE", who{"connect": client}, rst)
+		a.later("ESTABLISHED→CLOSE", held(srv, srv), rst).saying("ECONNRESET")
+	},
+}
+
+// state asks the kernel until the socket is in that state.
+func (s *scene) state(a *lab.Actor, fd int, want tcp.State) {
+	s.Helper()
+	for begin := lab.Mono(); lab.Mono()-begin < patience; {
+		if got, _, err := a.TCPState(fd); err != nil {
+			s.Fatal(err)
+		} else if got == want {
+			return
+		}
+	}
+	s.Fatalf("%s: fd %d never came to %v", a.Name(), fd, want)
+}
+
+// fill takes every place in the listener's queue, so that the next SYN is dropped.
+func (s *scene) fill(client *lab.Actor, srv *server) {
+	s.Helper()
+	s.must(s.ns.SetSysctl("net.ipv4.tcp_syncookies", "0"))
+	s.arrived(srv, s.connect(client, srv))
+}
+
+// TestEnds plays each situation over IPv4, IPv6 and v4-mapped, under load from
+// processes that have nothing to do with it, before two tracers at once.
+func TestEnds(t *testing.T) { play(t, ends) }
+
+// newNetNS lives as long as all scenes do, so that no two of them have the same
+// inode number.
+func newNetNS(t *testing.T) *lab.NetNS {
+	t.Helper()
+	ns, err := lab.NewNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func play(t *testing.T, scenes map[string]func(*scene)) {
+	parent := t
+	noise, err := lab.StartNoise(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { noise.Stop() })
+	watchers := []*watcher{startWatch(t), startWatch(t, "--exact-owner")}
+	for name, script := range scenes {
+		for _, f := range families {
+			t.Run(name+"/"+f.name, func(t *testing.T) {
+				s := &scene{T: t, begin: lab.Mono(), ns: newNetNS(parent), family: f, sock: make(map[uint64]*expected)}
+				script(s)
+				for _, w := range watchers {
+					s.check(w)
+				}
+			})
+		}
+	}
+	for _, w := range watchers {
+		if sum := w.stop(t); sum.LostRing+sum.Recursion+sum.LostMap+sum.LostRead+sum.Evicted != 0 {
+			t.Errorf("[%s] lost something: %+v", w.name, sum)
+		}
+	}
+}
