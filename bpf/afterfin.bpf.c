@@ -28,6 +28,14 @@ int BPF_PROG(set_state, struct sock *sk, int from, int to)
 	return 0;
 }
 
+/* The changes that the kernel skipped set_state for. Attached after it, so called after it. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(set_state_skipped, struct sock *sk, int from, int to)
+{
+	skipped_transition(sk, from, to);
+	return 0;
+}
+
 /*
  * accept() in the process that calls it, for MPTCP and io_uring too. fexit reads its result at
  * a place fixed by the number of arguments, and 6.10 changed that number (92ef0fd55ac8): Go

@@ -16,31 +16,32 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	AfterfinMapByCookie        = "by_cookie"
-	AfterfinMapConns           = "conns"
-	AfterfinMapCounters        = "counters"
-	AfterfinMapEvents          = "events"
-	AfterfinProgAcceptArgs2    = "accept_args2"
-	AfterfinProgAcceptArgs4    = "accept_args4"
-	AfterfinProgHolders        = "holders"
-	AfterfinProgMptcpListeners = "mptcp_listeners"
-	AfterfinProgSetState       = "set_state"
-	AfterfinProgSysExit        = "sys_exit"
-	AfterfinVarAfWire          = "af_wire"
-	AfterfinVarExactOwner      = "exact_owner"
-	AfterfinVarSeeding         = "seeding"
-	AfterfinVarSelfTgid        = "self_tgid"
-	AfterfinVarWakeupBytes     = "wakeup_bytes"
-	AfterfinVarWantComm        = "want_comm"
-	AfterfinVarWantFamily      = "want_family"
-	AfterfinVarWantLports      = "want_lports"
-	AfterfinVarWantLportsN     = "want_lports_n"
-	AfterfinVarWantNetns       = "want_netns"
-	AfterfinVarWantPids        = "want_pids"
-	AfterfinVarWantPidsN       = "want_pids_n"
-	AfterfinVarWantRports      = "want_rports"
-	AfterfinVarWantRportsN     = "want_rports_n"
-	AfterfinVarWantStates      = "want_states"
+	AfterfinMapByCookie         = "by_cookie"
+	AfterfinMapConns            = "conns"
+	AfterfinMapCounters         = "counters"
+	AfterfinMapEvents           = "events"
+	AfterfinProgAcceptArgs2     = "accept_args2"
+	AfterfinProgAcceptArgs4     = "accept_args4"
+	AfterfinProgHolders         = "holders"
+	AfterfinProgMptcpListeners  = "mptcp_listeners"
+	AfterfinProgSetState        = "set_state"
+	AfterfinProgSetStateSkipped = "set_state_skipped"
+	AfterfinProgSysExit         = "sys_exit"
+	AfterfinVarAfWire           = "af_wire"
+	AfterfinVarExactOwner       = "exact_owner"
+	AfterfinVarSeeding          = "seeding"
+	AfterfinVarSelfTgid         = "self_tgid"
+	AfterfinVarWakeupBytes      = "wakeup_bytes"
+	AfterfinVarWantComm         = "want_comm"
+	AfterfinVarWantFamily       = "want_family"
+	AfterfinVarWantLports       = "want_lports"
+	AfterfinVarWantLportsN      = "want_lports_n"
+	AfterfinVarWantNetns        = "want_netns"
+	AfterfinVarWantPids         = "want_pids"
+	AfterfinVarWantPidsN        = "want_pids_n"
+	AfterfinVarWantRports       = "want_rports"
+	AfterfinVarWantRportsN      = "want_rports_n"
+	AfterfinVarWantStates       = "want_states"
 )
 
 // LoadAfterfin returns the embedded CollectionSpec for Afterfin.
@@ -85,12 +86,13 @@ type AfterfinSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinProgramSpecs struct {
-	AcceptArgs2    *ebpf.ProgramSpec `ebpf:"accept_args2"`
-	AcceptArgs4    *ebpf.ProgramSpec `ebpf:"accept_args4"`
-	Holders        *ebpf.ProgramSpec `ebpf:"holders"`
-	MptcpListeners *ebpf.ProgramSpec `ebpf:"mptcp_listeners"`
-	SetState       *ebpf.ProgramSpec `ebpf:"set_state"`
-	SysExit        *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	AcceptArgs2     *ebpf.ProgramSpec `ebpf:"accept_args2"`
+	AcceptArgs4     *ebpf.ProgramSpec `ebpf:"accept_args4"`
+	Holders         *ebpf.ProgramSpec `ebpf:"holders"`
+	MptcpListeners  *ebpf.ProgramSpec `ebpf:"mptcp_listeners"`
+	SetState        *ebpf.ProgramSpec `ebpf:"set_state"`
+	SetStateSkipped *ebpf.ProgramSpec `ebpf:"set_state_skipped"`
+	SysExit         *ebpf.ProgramSpec `ebpf:"sys_exit"`
 }
 
 // AfterfinMapSpecs contains maps before they are loaded into the kernel.
@@ -184,12 +186,13 @@ type AfterfinVariables struct {
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinPrograms struct {
-	AcceptArgs2    *ebpf.Program `ebpf:"accept_args2"`
-	AcceptArgs4    *ebpf.Program `ebpf:"accept_args4"`
-	Holders        *ebpf.Program `ebpf:"holders"`
-	MptcpListeners *ebpf.Program `ebpf:"mptcp_listeners"`
-	SetState       *ebpf.Program `ebpf:"set_state"`
-	SysExit        *ebpf.Program `ebpf:"sys_exit"`
+	AcceptArgs2     *ebpf.Program `ebpf:"accept_args2"`
+	AcceptArgs4     *ebpf.Program `ebpf:"accept_args4"`
+	Holders         *ebpf.Program `ebpf:"holders"`
+	MptcpListeners  *ebpf.Program `ebpf:"mptcp_listeners"`
+	SetState        *ebpf.Program `ebpf:"set_state"`
+	SetStateSkipped *ebpf.Program `ebpf:"set_state_skipped"`
+	SysExit         *ebpf.Program `ebpf:"sys_exit"`
 }
 
 func (p *AfterfinPrograms) Close() error {
@@ -199,6 +202,7 @@ func (p *AfterfinPrograms) Close() error {
 		p.Holders,
 		p.MptcpListeners,
 		p.SetState,
+		p.SetStateSkipped,
 		p.SysExit,
 	)
 }

@@ -20,6 +20,7 @@ struct conn {
 	__u8 state; /* the state last seen; 0: none */
 	__u8 side;
 	__u8 accepted;
+	bool told; /* set_state has run for the change to `state`, set_state_skipped not yet */
 };
 
 /*

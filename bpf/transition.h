@@ -118,6 +118,8 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	t.from = from;
 	t.to = to;
 	c = conn_of(sk);
+	if (c)
+		c->told = true;
 
 	if (c && from == TCP_LISTEN && to == TCP_SYN_RECV) {
 		begin_accept_side(c, t.mono_ns);
@@ -156,6 +158,29 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	}
 	if (wanted(&t, c, v4))
 		emit(&t);
+}
+
+/*
+ * The kernel skips a program that would interrupt itself on one CPU: a tick comes in while
+ * set_state runs, and the delayed-ACK timers under it change the state of other sockets. It
+ * skips per program, so a second one on the same tracepoint is called then. A softirq does not
+ * interrupt a softirq: what one of the two is skipped for, the other sees.
+ */
+static __always_inline void skipped_transition(struct sock *sk, int from, int to)
+{
+	struct conn *c;
+
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return;
+	c = bpf_sk_storage_get(&conns, sk, NULL, 0);
+	if (c && c->told && c->state == to) {
+		c->told = false;
+		return;
+	}
+	count(AF_RECOVERED);
+	transition(sk, from, to);
+	if (c)
+		c->told = false;
 }
 
 #endif

@@ -39,12 +39,13 @@ enum af_accepted {
 	AF_ACCEPTED_YES = 2,
 };
 
-/* What the kernel side could not deliver; indices of the map `counters`. */
+/* What the kernel side could not deliver, and what it nearly lost; indices of the map `counters`. */
 enum af_counter {
 	AF_LOST_RING = 0, /* no room in the ring: a row is missing */
 	AF_LOST_MAP = 1, /* no memory for the socket: a row without owner and time */
 	AF_LOST_READ = 2, /* a kernel field could not be read: a row without it */
-	AF_COUNTERS = 3,
+	AF_RECOVERED = 3, /* not a loss: rows that set_state was skipped for, told all the same */
+	AF_COUNTERS = 4,
 };
 
 /* One change of sk->sk_state. */

@@ -78,7 +78,10 @@ func num[N any](s *scene) func(n N, step lab.Step, err error) N {
 	}
 }
 
-func (s *scene) fd(fd int, step lab.Step, err error) int { s.Helper(); return num[int](s)(fd, step, err) }
+func (s *scene) fd(fd int, step lab.Step, err error) int {
+	s.Helper()
+	return num[int](s)(fd, step, err)
+}
 
 func (s *scene) step(step lab.Step, err error) lab.Step {
 	s.Helper()

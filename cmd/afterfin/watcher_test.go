@@ -68,14 +68,26 @@ type watcher struct {
 // startWatch waits until afterfin says ready; the test's end stops it.
 func startWatch(t *testing.T, args ...string) *watcher {
 	t.Helper()
+	out, in := io.Pipe()
+	w := startWatchTo(t, in, append([]string{"-o", "json"}, args...)...)
+	w.name = strings.Join(args, " ")
+	go w.read(out)
+	t.Cleanup(func() { w.stop(t) })
+	return w
+}
+
+// startWatchTo is startWatch with the caller's stdout, closed at the end if it
+// can be. The caller stops it.
+func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watcher{name: strings.Join(args, " "), cancel: cancel, code: make(chan int, 1), stderr: &notes{ready: make(chan struct{})}}
 	w.more = sync.NewCond(&w.mu)
-	out, in := io.Pipe()
-	go w.read(out)
 	go func() {
-		code := run(env{ctx: ctx, stdout: in, stderr: w.stderr, getenv: os.Getenv}, append([]string{"watch", "-o", "json"}, args...))
-		in.Close()
+		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv}, append([]string{"watch"}, args...))
+		if c, ok := stdout.(io.Closer); ok {
+			c.Close()
+		}
 		w.code <- code
 	}()
 	select {
@@ -85,7 +97,6 @@ func startWatch(t *testing.T, args ...string) *watcher {
 	case <-time.After(patience):
 		t.Fatalf("watch %s is not ready: %s", w.name, w.stderr)
 	}
-	t.Cleanup(func() { w.stop(t) })
 	return w
 }
 

@@ -77,7 +77,7 @@ func New(cfg Config) (*Tracer, error) {
 		return nil, err
 	}
 	base := spec.Copy()
-	keep(base, "set_state", "holders", "mptcp_listeners")
+	keep(base, "set_state", "set_state_skipped", "holders", "mptcp_listeners")
 	coll, err := ebpf.NewCollection(base)
 	if err != nil {
 		return nil, plain("load", err)
@@ -106,8 +106,10 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
 	if err := t.attachAccept(spec, cfg.ExactOwner); err != nil {
 		return err
 	}
-	if err := t.hold(link.AttachTracing(link.TracingOptions{Program: t.coll.Programs["set_state"]})); err != nil {
-		return plain("attach set_state", err)
+	for _, name := range []string{"set_state", "set_state_skipped"} { // in this order
+		if err := t.hold(link.AttachTracing(link.TracingOptions{Program: t.coll.Programs[name]})); err != nil {
+			return plain("attach "+name, err)
+		}
 	}
 	t.hooks = append([]Hook{{Gives: "state", Program: "tp_btf/inet_sock_set_state"}}, t.hooks...)
 	return nil
@@ -202,7 +204,8 @@ func (t *Tracer) Read(dst []event.Transition) (int, error) {
 // calls Read.
 func (t *Tracer) Lost() (event.Lost, error) {
 	var lost event.Lost
-	for i, n := range []*uint64{&lost.Ring, &lost.Map, &lost.Read} { // enum af_counter
+	var recovered uint64
+	for i, n := range []*uint64{&lost.Ring, &lost.Map, &lost.Read, &recovered} { // enum af_counter
 		var perCPU []uint64
 		if err := t.coll.Maps["counters"].Lookup(uint32(i), &perCPU); err != nil {
 			return lost, fmt.Errorf("read loss counters: %w", err)
@@ -213,11 +216,14 @@ func (t *Tracer) Lost() (event.Lost, error) {
 	}
 	lost.Read += t.undecoded
 	// The kernel skips a program that would interrupt itself on one CPU, and says so here only.
+	// What set_state_skipped did not tell in its place is lost.
 	stats, err := t.coll.Programs["set_state"].Stats()
 	if err != nil {
 		return lost, fmt.Errorf("read program statistics: %w", err)
 	}
-	lost.Recursion = stats.RecursionMisses
+	if stats.RecursionMisses > recovered {
+		lost.Recursion = stats.RecursionMisses - recovered
+	}
 	return lost, nil
 }
 

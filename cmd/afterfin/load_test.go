@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestFlatOut makes 200,000 connections as fast as two threads can and wants
+// each of their transitions told or counted as lost, to the last one.
+func TestFlatOut(t *testing.T) {
+	const threads, perThread, ports = 2, 100_000, 8
+	// CLOSE→SYN_SENT→ESTABLISHED→FIN_WAIT1→FIN_WAIT2→CLOSE on one side,
+	// LISTEN→SYN_RECV→ESTABLISHED→CLOSE_WAIT→LAST_ACK→CLOSE on the other,
+	// CLOSE→LISTEN→CLOSE of each listener.
+	const want = threads * (perThread*10 + ports*2)
+
+	ns := newNetNS(t)
+	sink := &lineCounter{}
+	sink.more = sync.NewCond(&sink.mu)
+	w := startWatchTo(t, sink, "-o", "json", "--netns", ns.Path())
+	var wg sync.WaitGroup
+	for range threads {
+		wg.Go(func() {
+			if err := ns.Do(func() error { return connections(perThread, ports) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	sink.wait(want) // the very last transitions may still run in a softirq
+	w.cancel()
+	if code := <-w.code; code != exitOK {
+		t.Fatalf("exit %d: %s", code, w.stderr)
+	}
+	var sum row
+	if err := json.Unmarshal(sink.last, &sum); err != nil || sum.Event != "summary" {
+		t.Fatalf("the last line is %q (%v)", sink.last, err)
+	}
+	t.Logf("%d rows, lost: ring %d, recursion %d, map %d, read %d", sum.Transitions, sum.LostRing, sum.Recursion, sum.LostMap, sum.LostRead)
+	if got := sum.Transitions + sum.LostRing + sum.Recursion; got != want {
+		t.Errorf("%d rows told or counted as lost, want %d", got, want)
+	}
+	if sum.LostRing != 0 {
+		t.Errorf("%d rows lost for want of room in the ring", sum.LostRing)
+	}
+	if sum.LostMap+sum.LostRead+sum.Evicted != 0 {
+		t.Errorf("lost map %d, read %d, evicted %d", sum.LostMap, sum.LostRead, sum.Evicted)
+	}
+}
+
+// lineCounter is stdout of a reader that keeps up: it keeps the last line only.
+type lineCounter struct {
+	mu    sync.Mutex
+	more  *sync.Cond
+	lines int
+	last  []byte
+}
+
+func (c *lineCounter) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lines += bytes.Count(p, []byte{'\n'})
+	whole := bytes.TrimSuffix(p, []byte{'\n'}) // JSON is written in whole lines
+	c.last = append(c.last[:0], whole[bytes.LastIndexByte(whole, '\n')+1:]...)
+	c.more.Broadcast()
+	return len(p), nil
+}
+
+// wait returns once n lines came, or a second after the last one: then some were lost.
+func (c *lineCounter) wait(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.lines < n {
+		before := c.lines
+		timer := time.AfterFunc(time.Second, c.more.Broadcast)
+		c.more.Wait()
+		timer.Stop()
+		if c.lines == before {
+			return
+		}
+	}
+}
+
+// connections opens and closes n of them one after the other, spread over some
+// ports so that the TIME_WAIT they leave does not use up all local ones.
+func connections(n, ports int) error {
+	var listeners []int
+	var addrs []unix.Sockaddr
+	for range ports {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr("127.0.0.1").As4()}); err != nil {
+			return err
+		}
+		if err := unix.Listen(fd, 8); err != nil {
+			return err
+		}
+		at, err := unix.Getsockname(fd)
+		if err != nil {
+			return err
+		}
+		listeners, addrs = append(listeners, fd), append(addrs, at)
+	}
+	for i := range n {
+		if err := connection(listeners[i%ports], addrs[i%ports]); err != nil {
+			return fmt.Errorf("connection %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// connection lets the client close first.
+func connection(listener int, at unix.Sockaddr) error {
+	c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Connect(c, at); err != nil {
+		unix.Close(c)
+		return err
+	}
+	s, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		unix.Close(c)
+		return err
+	}
+	if err := unix.Close(c); err != nil {
+		return err
+	}
+	var end [1]byte
+	if n, err := unix.Read(s, end[:]); n != 0 || err != nil {
+		return fmt.Errorf("read %d: %w", n, err)
+	}
+	return unix.Close(s)
+}
