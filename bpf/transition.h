@@ -7,6 +7,11 @@
 #include "filter.h"
 #include "owner.h"
 
+static __always_inline bool is_mapped(const __u32 *addr)
+{
+	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+}
+
 /*
  * The pointer the tracepoint hands us has a type the verifier knows, so these are plain loads
  * with a fault handler behind them: no helper call, and cheaper than one bulk copy of
@@ -26,8 +31,8 @@ static __always_inline bool fill_addresses(struct af_transition *t, struct sock 
 		local[i] = sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i];
 		remote[i] = sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i];
 	}
-	/* A v4-mapped connection has a mapped remote; a dual-stack listener has none at all. */
-	return !remote[0] && !remote[1] && remote[2] == bpf_htonl(0xffff);
+	/* A dual-stack listener, bound to ::, is IPv6; what comes in over IPv4 is mapped at both ends. */
+	return is_mapped(local) || is_mapped(remote);
 }
 
 static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)

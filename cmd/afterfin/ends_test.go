@@ -19,23 +19,23 @@ var ends = map[string]func(*scene){
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		fin := s.step(client.CloseFD(c.fd))
-		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin).isAccepted(true)
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end).isAccepted(true)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
-		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
-		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, fin)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, fin)
 	},
 	"server closes first": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		fin := s.step(srv.CloseFD(a.fd))
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), fin)
-		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": client}, fin)
+		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, fin)
 		end := s.step(client.CloseFD(c.fd))
-		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": client}, end)
-		c.later("LAST_ACK→CLOSE", who{"connect": client}, end)
+		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": {client}}, end)
+		c.later("LAST_ACK→CLOSE", who{"connect": {client}}, end)
 		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(srv), fin)
 		// Nobody holds it any more, so it goes to a mini-socket as soon as its FIN is acknowledged.
 		a.later("FIN_WAIT2→CLOSE", closedBy(srv), fin)
@@ -44,26 +44,26 @@ var ends = map[string]func(*scene){
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
-		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
 		data := lab.Step{}
 		_, data, err := srv.Write(a.fd, 1000)
 		s.must(err)
-		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
 		if n := s.fd(client.Read(c.fd, 2000)); n != 1000 {
 			s.Errorf("read %d bytes after the half-close", n)
 		}
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
-		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, data)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, data)
 	},
 	"RST by SO_LINGER 0": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		s.step(client.SetLinger0(c.fd))
 		rst := s.step(client.CloseFD(c.fd))
-		c.row("ESTABLISHED→CLOSE", who{"connect": client}, rst)
+		c.row("ESTABLISHED→CLOSE", who{"connect": {client}}, rst)
 		a.later("ESTABLISHED→CLOSE", held(srv, srv), rst).saying("ECONNRESET").isAccepted(true)
 	},
 	"RST by SO_LINGER 0 of the server": func(s *scene) {
@@ -72,7 +72,7 @@ var ends = map[string]func(*scene){
 		s.step(srv.SetLinger0(a.fd))
 		rst := s.step(srv.CloseFD(a.fd))
 		a.row("ESTABLISHED→CLOSE", closedBy(srv), rst)
-		c.later("ESTABLISHED→CLOSE", who{"connect": client}, rst).saying("ECONNRESET")
+		c.later("ESTABLISHED→CLOSE", who{"connect": {client}}, rst).saying("ECONNRESET")
 	},
 	"RST by unread data": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
@@ -80,19 +80,19 @@ var ends = map[string]func(*scene){
 		s.fd(client.Write(c.fd, 10))
 		rst := s.step(srv.CloseFD(a.fd))
 		a.row("ESTABLISHED→CLOSE", closedBy(srv), rst)
-		c.later("ESTABLISHED→CLOSE", who{"connect": client}, rst).saying("ECONNRESET")
+		c.later("ESTABLISHED→CLOSE", who{"connect": {client}}, rst).saying("ECONNRESET")
 	},
 	"RST in CLOSE_WAIT": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
-		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
 		// Data that the client closes over draws the RST; it also acknowledges the FIN.
 		s.fd(srv.Write(a.fd, 10))
-		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
 		rst := s.step(client.CloseFD(c.fd))
-		c.row("FIN_WAIT2→CLOSE", who{"connect": client}, rst)
+		c.row("FIN_WAIT2→CLOSE", who{"connect": {client}}, rst)
 		a.later("CLOSE_WAIT→CLOSE", held(srv, srv), rst).saying("EPIPE")
 	},
 	"refused connect": func(s *scene) {
@@ -104,8 +104,8 @@ var ends = map[string]func(*scene){
 		if step.Errno != unix.ECONNREFUSED {
 			s.Fatalf("connect: %v", err)
 		}
-		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
-		e.row("SYN_SENT→CLOSE", who{"connect": client}, step).saying("ECONNREFUSED")
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step).saying("ECONNREFUSED")
 	},
 	"refused, then connected with the same socket": func(s *scene) {
 		client, a := s.actor("client"), s.actor("server")
@@ -117,8 +117,8 @@ var ends = map[string]func(*scene){
 		}
 		c := s.connectFrom(&client.Thread, client, srv, fd)
 		refused := []want{
-			{change: "CLOSE→SYN_SENT", who: who{"connect": client}, from: step.Before, to: step.After},
-			{change: "SYN_SENT→CLOSE", who: who{"connect": client}, from: step.Before, to: step.After, err: "ECONNREFUSED"},
+			{change: "CLOSE→SYN_SENT", who: who{"connect": {client}}, from: step.Before, to: step.After},
+			{change: "SYN_SENT→CLOSE", who: who{"connect": {client}}, from: step.Before, to: step.After, err: "ECONNREFUSED"},
 		}
 		c.rows = slices.Concat(refused, c.rows)
 		s.arrived(srv, c)
@@ -133,8 +133,8 @@ var ends = map[string]func(*scene){
 		if step.Errno != unix.EINPROGRESS {
 			s.Fatalf("connect: %v", err)
 		}
-		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
-		e.row("SYN_SENT→CLOSE", who{"connect": client}, s.step(client.CloseFD(fd)))
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, s.step(client.CloseFD(fd)))
 	},
 	"connect given up by the kernel": func(s *scene) {
 		client, a := s.actor("client"), s.actor("server")
@@ -147,8 +147,8 @@ var ends = map[string]func(*scene){
 		if step.Errno != unix.ETIMEDOUT {
 			s.Fatalf("connect: %v", err)
 		}
-		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
-		e.row("SYN_SENT→CLOSE", who{"connect": client}, step).saying("ETIMEDOUT")
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step).saying("ETIMEDOUT")
 	},
 	"nonblocking connect": func(s *scene) {
 		client, a := s.actor("client"), s.actor("server")
@@ -162,8 +162,8 @@ var ends = map[string]func(*scene){
 		_, done, err := client.Poll(fd, unix.POLLOUT, patience)
 		s.must(err)
 		e.local, e.remote = s.addr(client.LocalAddr(fd)).String(), srv.at.String()
-		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
-		e.rows = append(e.rows, want{change: "SYN_SENT→ESTABLISHED", who: who{"connect": client}, from: step.Before, to: done.After})
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.rows = append(e.rows, want{change: "SYN_SENT→ESTABLISHED", who: who{"connect": {client}}, from: step.Before, to: done.After})
 		s.arrived(srv, &end{e, fd, step})
 	},
 	"EADDRNOTAVAIL": func(s *scene) {
@@ -179,8 +179,8 @@ var ends = map[string]func(*scene){
 			s.Fatalf("connect: %v", err)
 		}
 		e.local, e.remote = netip.AddrPortFrom(s.family.address.Addr(), 0).String(), srv.at.String()
-		e.row("CLOSE→SYN_SENT", who{"connect": client}, step)
-		e.row("SYN_SENT→CLOSE", who{"connect": client}, step)
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step)
 	},
 	"never accepted, then the listener is closed": func(s *scene) {
 		client, a := s.actor("client"), s.actor("server")
@@ -188,21 +188,21 @@ var ends = map[string]func(*scene){
 		c := s.connect(client, srv)
 		in := s.arrived(srv, c)
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
-		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": client}, fin)
-		in.later("ESTABLISHED→CLOSE_WAIT", who{"listen": a}, fin).isAccepted(false)
+		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
+		in.later("ESTABLISHED→CLOSE_WAIT", who{"listen": {a}}, fin).isAccepted(false)
 		// The acknowledgement may be delayed: the reset must not overtake it.
 		s.state(client, c.fd, tcp.FinWait2)
-		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": client}, fin)
+		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
 		end := s.step(a.CloseFD(srv.fd))
-		s.order[0].row("LISTEN→CLOSE", who{"listen": a}, end)
-		in.row("CLOSE_WAIT→CLOSE", who{"listen": a}, end).isAccepted(false)
-		c.later("FIN_WAIT2→CLOSE", who{"connect": client}, end).saying("ECONNRESET")
+		s.order[0].row("LISTEN→CLOSE", who{"listen": {a}}, end)
+		in.row("CLOSE_WAIT→CLOSE", who{"listen": {a}}, end).isAccepted(false)
+		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, end).saying("ECONNRESET")
 	},
 	"disconnected by connect(AF_UNSPEC)": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		rst := s.step(client.Disconnect(c.fd))
-		c.row("ESTABLISHED→CLOSE", who{"connect": client}, rst)
+		c.row("ESTABLISHED→CLOSE", who{"connect": {client}}, rst)
 		a.later("ESTABLISHED→CLOSE", held(srv, srv), rst).saying("ECONNRESET")
 	},
 }

@@ -26,7 +26,7 @@ import (
 
 var errExited = errors.New("function ended its goroutine")
 
-// NetNS is a private network namespace with lo up. It lives until Close and
+// NetNS is a private network namespace with lo up and immediate ACKs there. It lives until Close and
 // until the last actor in it has ended.
 type NetNS struct {
 	fd    int
@@ -37,6 +37,9 @@ type NetNS struct {
 func NewNetNS() (*NetNS, error) {
 	ns := &NetNS{fd: -1}
 	err := onThread(ns.create)
+	if err == nil {
+		err = ns.SetQuickACK(true)
+	}
 	if err != nil {
 		if ns.fd >= 0 {
 			unix.Close(ns.fd)

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// asRoot starts afterfin as a process of its own and waits for its ready line.
+func asRoot(t *testing.T, stdout io.Writer, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	cmd.Stdout = stdout
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "ready ") {
+			go io.Copy(io.Discard, stderr)
+			return cmd
+		}
+	}
+	t.Fatalf("afterfin %v never got ready", args)
+	return nil
+}
+
+// attached lists the links of all programs with our names, by id.
+func attached(t *testing.T) map[link.ID]string {
+	t.Helper()
+	found := make(map[link.ID]string)
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil {
+			continue // it went away meanwhile
+		}
+		prog, err := ebpf.NewProgramFromID(info.Program)
+		if err != nil {
+			continue
+		}
+		if p, err := prog.Info(); err == nil && (strings.HasPrefix(p.Name, "set_state") || p.Name == "sys_exit" || p.Name == "holders") {
+			found[info.ID] = p.Name
+		}
+		prog.Close()
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// Links go with the process, even if it has no time to take them away.
+func TestKilledLeavesNothingAttached(t *testing.T) {
+	before := attached(t)
+	cmd := asRoot(t, io.Discard, "watch", "--exact-owner")
+	mine := attached(t)
+	for id := range before {
+		delete(mine, id)
+	}
+	if len(mine) < 3 {
+		t.Fatalf("attached: %v", mine)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	// The kernel frees the last reference of a descriptor from a worker, so this may take a moment.
+	for begin := time.Now(); ; runtime.Gosched() {
+		left := attached(t)
+		for id := range left {
+			if mine[id] == "" {
+				delete(left, id)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Since(begin) > patience {
+			t.Fatalf("still attached after SIGKILL: %v", left)
+		}
+	}
+}
+
+// A reader that has seen enough ends the stream, and that is no error.
+func TestReaderGoesAway(t *testing.T) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := asRoot(t, in, "watch", "-o", "json")
+	in.Close()
+	out.Close()
+	ns := newNetNS(t)
+	if err := ns.Do(func() error { return connections(1, 1) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("afterfin ends with %v", err)
+	}
+}
+
+// Ctrl-C ends with the summary, and exit code 0.
+func TestInterrupted(t *testing.T) {
+	var out strings.Builder
+	cmd := asRoot(t, &out, "watch", "-o", "json")
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("afterfin ends with %v", err)
+	}
+	if !strings.Contains(out.String(), `"event":"summary"`) {
+		t.Errorf("no summary: %s", out.String())
+	}
+}
+
+// What a run opens it closes: descriptors and goroutines are as before.
+func TestNothingLeaks(t *testing.T) {
+	once := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		var stderr strings.Builder
+		if code := run(env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv}, []string{"watch", "--exact-owner"}); code != exitOK {
+			t.Fatalf("exit %d: %s", code, &stderr)
+		}
+	}
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	once() // what is cached for good is there after the first run
+	fds, goroutines := count(), runtime.NumGoroutine()
+	for range 5 {
+		once()
+	}
+	if got := count(); got > fds {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+	if got := runtime.NumGoroutine(); got > goroutines {
+		t.Errorf("%d goroutines, %d before", got, goroutines)
+	}
+}
