@@ -60,7 +60,7 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 }
 
 func (f *found) dump(filter *event.Filter) error {
-	return sockdiag.Dump(0, func(e *event.Existing) {
+	return sockdiag.Dump(tcp.Live, func(e *event.Existing) {
 		if filter.MatchExisting(e) {
 			f.states[e.State]++
 			f.sockets = append(f.sockets, *e)

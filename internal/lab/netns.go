@@ -26,8 +26,8 @@ import (
 
 var errExited = errors.New("function ended its goroutine")
 
-// NetNS is a private network namespace with lo up and immediate ACKs there. It lives until Close and
-// until the last actor in it has ended.
+// NetNS is a private network namespace with lo up and immediate ACKs on it (see
+// SetQuickACK). It lives until Close and until the last actor in it has ended.
 type NetNS struct {
 	fd    int
 	inode uint32

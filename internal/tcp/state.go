@@ -93,3 +93,6 @@ func (set *StateSet) Add(s State) { *set |= 1 << s }
 
 // Has tells whether s is in the set.
 func (set StateSet) Has(s State) bool { return set&(1<<s) != 0 }
+
+// Live is every state but CLOSE.
+const Live = StateSet(1<<numStates-1<<Established) &^ (1 << Close)

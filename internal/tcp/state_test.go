@@ -45,4 +45,9 @@ func TestStateSet(t *testing.T) {
 	if !set.Has(CloseWait) || !set.Has(TimeWait) || set.Has(Close) {
 		t.Errorf("set %b", set)
 	}
+	for s := range State(20) {
+		if want := s >= Established && s <= NewSynRecv && s != Close; Live.Has(s) != want {
+			t.Errorf("Live.Has(%v) = %v", s, !want)
+		}
+	}
 }
