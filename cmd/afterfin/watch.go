@@ -156,8 +156,9 @@ func stream(e env, f *feed.Feed, w writer, duration time.Duration) error {
 	if t, ok := w.(*view.Text); ok {
 		sum.Hidden = t.Hidden()
 	}
+	err := w.Flush()
 	fmt.Fprintln(e.stderr, sum.Text())
-	return pipeGone(w.Flush())
+	return pipeGone(err)
 }
 
 func tellLost(f *feed.Feed, w writer, told *event.Lost) error {

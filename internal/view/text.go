@@ -232,8 +232,12 @@ func (t *Text) write() {
 	t.buf = t.buf[:0]
 }
 
-// Flush writes what waits and returns the first error of the writer.
+// Flush writes what waits and returns the first error of the writer. It is called
+// on a quiet host too, so it also tells what the last busy second left out.
 func (t *Text) Flush() error {
+	if time.Since(t.second) >= time.Second {
+		t.tellHidden()
+	}
 	t.write()
 	return t.err
 }
