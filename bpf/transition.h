@@ -7,9 +7,10 @@
 #include "filter.h"
 #include "owner.h"
 
-static __always_inline bool is_mapped(const __u32 *addr)
+/* 0 for ::ffff:a.b.c.d. Without branches: the verifier of 6.1 walks all that follows once for each. */
+static __always_inline __u32 not_mapped(const __u32 *addr)
 {
-	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+	return addr[0] | addr[1] | (addr[2] ^ bpf_htonl(0xffff));
 }
 
 /*
@@ -32,7 +33,7 @@ static __always_inline bool fill_addresses(struct af_transition *t, struct sock 
 		remote[i] = sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i];
 	}
 	/* A dual-stack listener, bound to ::, is IPv6; what comes in over IPv4 is mapped at both ends. */
-	return is_mapped(local) || is_mapped(remote);
+	return !not_mapped(local) || !not_mapped(remote);
 }
 
 static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
@@ -49,7 +50,17 @@ static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
 	}
 }
 
-/* A socket without a file is in the accept queue, or was closed by everybody (then SOCK_DEAD is set). */
+/*
+ * A TCP socket that no struct socket holds is in the accept queue, or was closed by everybody
+ * (then SOCK_DEAD is set), or is a subflow that mptcp_close() has let go of (then it is not).
+ */
+static __always_inline bool never_held(struct sock *sk, int from)
+{
+	if (sk->sk_socket || from == TCP_CLOSE || sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))
+		return false;
+	return from == TCP_SYN_RECV || !is_mptcp(sk);
+}
+
 static __always_inline void fill_file(struct af_transition *t, struct conn *c, struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
@@ -61,10 +72,10 @@ static __always_inline void fill_file(struct af_transition *t, struct conn *c, s
 		t->accepted = AF_ACCEPTED_NO;
 	if (!c || c->side == AF_SIDE_CONNECT || t->from == TCP_LISTEN || t->to == TCP_LISTEN)
 		return;
-	if (c->side == AF_SIDE_ACCEPT && sock)
+	if (c->side == AF_SIDE_ACCEPT && sock) {
 		c->accepted = AF_ACCEPTED_YES;
-	else if (!sock && !c->accepted && t->from != TCP_CLOSE && !(sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))) {
-		c->side = AF_SIDE_ACCEPT; /* only accepting makes sockets that no file ever held */
+	} else if (!c->accepted && never_held(sk, t->from)) {
+		c->side = AF_SIDE_ACCEPT; /* only accepting makes sockets that nothing ever held */
 		t->accepted = AF_ACCEPTED_NO;
 		return;
 	}
@@ -142,7 +153,6 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	t.sk_err = sk->sk_err;
 	v4 = fill_addresses(&t, sk);
 	fill_ports(&t, sk);
-	fill_file(&t, c, sk);
 	if (from != TCP_LISTEN || to != TCP_SYN_RECV || t.rport)
 		t.cookie = bpf_get_socket_cookie(sk);
 
@@ -152,6 +162,9 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 			emit_held(c, &t, v4);
 		if (owner_left_by_cookie(c))
 			take_by_cookie(c, t.cookie);
+	}
+	fill_file(&t, c, sk);
+	if (c) {
 		learn_owner(c, sk, from, to);
 		t.side = c->side;
 		fill_owner(&t, c);
@@ -168,8 +181,9 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 /*
  * The kernel skips a program that would interrupt itself on one CPU: a tick comes in while
  * set_state runs, and the delayed-ACK timers under it change the state of other sockets. It
- * skips per program, so a second one on the same tracepoint is called then. A softirq does not
- * interrupt a softirq: what one of the two is skipped for, the other sees.
+ * skips per program, so a second one on the same tracepoint is called then. Up to 6.18 a
+ * tracepoint is not preempted, and no softirq interrupts a softirq: what one of the two is
+ * skipped for, the other sees. From 7.0 on both may be preempted and skipped; that is counted.
  */
 static __always_inline void skipped_transition(struct sock *sk, int from, int to)
 {
@@ -177,15 +191,16 @@ static __always_inline void skipped_transition(struct sock *sk, int from, int to
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return;
-	c = bpf_sk_storage_get(&conns, sk, NULL, 0);
-	if (c && c->told && c->state == to) {
+	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c) /* set_state had no memory either: it told the row without */
+		return;
+	if (c->told && c->state == to) {
 		c->told = false;
 		return;
 	}
 	count(AF_RECOVERED);
 	transition(sk, from, to);
-	if (c)
-		c->told = false;
+	c->told = false;
 }
 
 #endif

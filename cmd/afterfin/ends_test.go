@@ -137,6 +137,9 @@ var ends = map[string]func(*scene){
 		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, s.step(client.CloseFD(fd)))
 	},
 	"connect given up by the kernel": func(s *scene) {
+		if s.family.name != "ipv4" {
+			return // it takes a second, and the timer is the same
+		}
 		client, a := s.actor("client"), s.actor("server")
 		srv := s.server(a, 0)
 		s.fill(client, srv)

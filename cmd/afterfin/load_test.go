@@ -12,31 +12,62 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"afterfin/internal/lab"
+)
+
+const (
+	threads   = 2
+	perThread = 100_000
+	loadPorts = 8
+
+	// CLOSE→SYN_SENT→ESTABLISHED→FIN_WAIT1→FIN_WAIT2→CLOSE on one side,
+	// LISTEN→SYN_RECV→ESTABLISHED→CLOSE_WAIT→LAST_ACK→CLOSE on the other,
+	// CLOSE→LISTEN→CLOSE of each listener.
+	transitions = threads * (perThread*10 + loadPorts*2)
 )
 
 // TestFlatOut makes 200,000 connections as fast as two threads can and wants
 // each of their transitions told or counted as lost, to the last one.
 func TestFlatOut(t *testing.T) {
-	const threads, perThread, ports = 2, 100_000, 8
-	// CLOSE→SYN_SENT→ESTABLISHED→FIN_WAIT1→FIN_WAIT2→CLOSE on one side,
-	// LISTEN→SYN_RECV→ESTABLISHED→CLOSE_WAIT→LAST_ACK→CLOSE on the other,
-	// CLOSE→LISTEN→CLOSE of each listener.
-	const want = threads * (perThread*10 + ports*2)
+	sum := flatOut(t, newNetNS(t))
+	if got := sum.Transitions + sum.LostRing + sum.Recursion; got != transitions {
+		t.Errorf("%d rows told or counted as lost, want %d", got, transitions)
+	}
+}
 
+// TestFlatOutDelayedACK is the same with delayed ACKs: then some transitions run
+// in timers that interrupt our own program, and the kernel skips it. They must be
+// told by the second program, and none by both. Timers run on top of any process,
+// and there are kernels that run no BPF program, nor count it, on top of some: so
+// what is missing is only logged.
+func TestFlatOutDelayedACK(t *testing.T) {
 	ns := newNetNS(t)
+	if err := ns.SetQuickACK(false); err != nil {
+		t.Fatal(err)
+	}
+	sum := flatOut(t, ns)
+	got := sum.Transitions + sum.LostRing + sum.Recursion
+	if got > transitions {
+		t.Errorf("%d rows told or counted as lost, of %d", got, transitions)
+	}
+	t.Logf("%d not told and not counted", transitions-int(got))
+}
+
+func flatOut(t *testing.T, ns *lab.NetNS) row {
 	sink := &lineCounter{}
 	sink.more = sync.NewCond(&sink.mu)
 	w := startWatchTo(t, sink, "-o", "json", "--netns", ns.Path())
 	var wg sync.WaitGroup
 	for range threads {
 		wg.Go(func() {
-			if err := ns.Do(func() error { return connections(perThread, ports) }); err != nil {
+			if err := ns.Do(func() error { return connections(perThread, loadPorts) }); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	sink.wait(want) // the very last transitions may still run in a softirq
+	sink.wait(transitions) // the very last ones may still run in a softirq
 	w.cancel()
 	if code := <-w.code; code != exitOK {
 		t.Fatalf("exit %d: %s", code, w.stderr)
@@ -46,15 +77,13 @@ func TestFlatOut(t *testing.T) {
 		t.Fatalf("the last line is %q (%v)", sink.last, err)
 	}
 	t.Logf("%d rows, lost: ring %d, recursion %d, map %d, read %d", sum.Transitions, sum.LostRing, sum.Recursion, sum.LostMap, sum.LostRead)
-	if got := sum.Transitions + sum.LostRing + sum.Recursion; got != want {
-		t.Errorf("%d rows told or counted as lost, want %d", got, want)
-	}
 	if sum.LostRing != 0 {
 		t.Errorf("%d rows lost for want of room in the ring", sum.LostRing)
 	}
 	if sum.LostMap+sum.LostRead+sum.Evicted != 0 {
 		t.Errorf("lost map %d, read %d, evicted %d", sum.LostMap, sum.LostRead, sum.Evicted)
 	}
+	return sum
 }
 
 // lineCounter is stdout of a reader that keeps up: it keeps the last line only.

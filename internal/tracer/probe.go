@@ -6,8 +6,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-
-	"afterfin/bpf"
 )
 
 // Probes of what the kernel allows, by doing it with the programs that are used,
@@ -43,7 +41,7 @@ func ProbeFexit() error {
 }
 
 func probe(program string, attach func(*ebpf.Program) (link.Link, error)) error {
-	spec, err := bpf.LoadAfterfin()
+	spec, err := load()
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"afterfin/bpf"
@@ -69,7 +70,7 @@ type Tracer struct {
 // the program and wrap the errno (unix.EPERM without CAP_BPF and CAP_PERFMON).
 // The caller closes the Tracer.
 func New(cfg Config) (*Tracer, error) {
-	spec, err := bpf.LoadAfterfin()
+	spec, err := load()
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +156,15 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	return nil
 }
 
+// load reads the embedded objects. Before 5.11 maps count against
+// RLIMIT_MEMLOCK: lifted, so that such a kernel says what it really lacks.
+func load() (*ebpf.CollectionSpec, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
+	}
+	return bpf.LoadAfterfin()
+}
+
 func keep(spec *ebpf.CollectionSpec, programs ...string) {
 	kept := make(map[string]*ebpf.ProgramSpec)
 	for _, name := range programs {
@@ -163,8 +173,8 @@ func keep(spec *ebpf.CollectionSpec, programs ...string) {
 	spec.Programs = kept
 }
 
-// plain drops what cilium/ebpf adds to an EPERM ("MEMLOCK may be too low"): since
-// 5.11 no such limit counts, so it is a capability or the kernel's policy.
+// plain drops what cilium/ebpf adds to an EPERM ("MEMLOCK may be too low"): that
+// limit is lifted, so it is a capability or the kernel's policy.
 func plain(what string, err error) error {
 	if errors.Is(err, unix.EPERM) {
 		err = unix.EPERM
@@ -223,6 +233,15 @@ func (t *Tracer) Lost() (event.Lost, error) {
 	}
 	if stats.RecursionMisses > recovered {
 		lost.Recursion = stats.RecursionMisses - recovered
+	}
+	if t.accept == nil {
+		return lost, nil
+	}
+	for _, p := range t.accept.Programs { // one: an accept not seen is an owner not known
+		if stats, err = p.Stats(); err != nil {
+			return lost, fmt.Errorf("read program statistics: %w", err)
+		}
+		lost.Map += stats.RecursionMisses
 	}
 	return lost, nil
 }
