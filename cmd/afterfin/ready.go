@@ -27,7 +27,7 @@ func readyLines(s feed.Start) []string {
 			view.Duration(s.CallAfter), view.Duration(s.CallBefore)))
 	}
 	if s.Unreadable > 0 {
-		lines = append(lines, fmt.Sprintf("notice: %d processes or network namespaces could not be entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE): their existing sockets are not known", s.Unreadable))
+		lines = append(lines, fmt.Sprintf("notice: %d processes or network namespaces could not be entered (that takes CAP_SYS_ADMIN, CAP_SYS_PTRACE and all that such a process may): their existing sockets are not known", s.Unreadable))
 	}
 	var hooks []string
 	for _, h := range s.Hooks {

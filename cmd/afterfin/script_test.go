@@ -22,9 +22,17 @@ import (
 // process of its own with other privileges.
 const asMain = "AFTERFIN_TEST_MAIN"
 
+// hideDir names a directory to hide from such a process, in a mount namespace of its own.
+const hideDir = "AFTERFIN_TEST_HIDE"
+
 func TestMain(m *testing.M) {
 	lab.Main()
 	if os.Getenv(asMain) != "" {
+		if dir := os.Getenv(hideDir); dir != "" {
+			if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+				panic(err)
+			}
+		}
 		main()
 	}
 	testscript.Main(m, map[string]func(){"afterfin": main})
@@ -64,12 +72,18 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // asNobody runs afterfin as another user with just these capabilities.
 func asNobody(t *testing.T, caps []uintptr, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
+	return runAs(t, &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
 		AmbientCaps: caps,
-	}
+	}, "", args...)
+}
+
+// runAs runs afterfin with other attributes, one directory hidden if it has a name.
+func runAs(t *testing.T, attr *syscall.SysProcAttr, hide string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asMain+"=1", hideDir+"="+hide)
+	cmd.SysProcAttr = attr
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -116,7 +130,38 @@ func TestFewPrivileges(t *testing.T) {
 	if code != exitOK || !strings.Contains(stderr, "\nready in ") && !strings.HasPrefix(stderr, "ready in ") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if !strings.Contains(stderr, "could not be entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE)") {
+	if !strings.Contains(stderr, "could not be entered (that takes CAP_SYS_ADMIN, CAP_SYS_PTRACE") {
 		t.Errorf("what it cannot read is not said: %s", stderr)
+	}
+}
+
+// A netns that may not be entered is bad input, like one that is not there.
+func TestUnreadableNetNS(t *testing.T) {
+	stdout, stderr, code := asNobody(t, []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}, "watch", "--netns", "/proc/1/ns/net")
+	if code != exitUsage || stdout != "" || !strings.Contains(stderr, "permission denied") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+// Root of another user namespace is not root here, whatever its capabilities say.
+func TestUserNamespace(t *testing.T) {
+	root := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: root, GidMappings: root}
+	for _, command := range []string{"watch", "doctor"} {
+		_, stderr, code := runAs(t, attr, "", command)
+		if code != exitPrivilege || !strings.HasPrefix(stderr, "error: user namespace: not the initial one") {
+			t.Errorf("%s exits %d: %s", command, code, stderr)
+		}
+	}
+}
+
+// A kernel without BTF: its name, the way out, exit 5, from both commands.
+func TestMissingFeature(t *testing.T) {
+	for _, command := range []string{"watch", "doctor"} {
+		attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+		_, stderr, code := runAs(t, attr, "/sys/kernel/btf", command)
+		if code != exitFeature || !strings.HasPrefix(stderr, "error: btf: ") || !strings.Contains(stderr, "\nhint: a kernel with CONFIG_DEBUG_INFO_BTF=y") {
+			t.Errorf("%s exits %d: %s", command, code, stderr)
+		}
 	}
 }

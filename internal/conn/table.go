@@ -107,6 +107,10 @@ func (t *Table) Apply(tr *event.Transition) Change {
 	return ch
 }
 
+// Forget drops a socket whose end may never be told. The kernel remembers what
+// the rows to come need; what was there before them is used up by now.
+func (t *Table) Forget(cookie uint64) { delete(t.conns, cookie) }
+
 // inState: the kernel saw the state begin, or a dump saw it there.
 func inState(tr *event.Transition, c *entry) Span {
 	switch {

@@ -156,6 +156,18 @@ func TestTimeWaitIsNotKept(t *testing.T) {
 	}
 }
 
+func TestForget(t *testing.T) {
+	table := NewTable(10)
+	table.AddExisting(existing(tcp.Established, sec, 2*sec))
+	if got := table.Apply(tr(5*sec, 0, tcp.Established, tcp.CloseWait)).InState; got != (Span{3 * sec, AtLeast}) {
+		t.Errorf("in state %+v", got)
+	}
+	table.Forget(cookie)
+	if table.Len() != 0 {
+		t.Error("still there")
+	}
+}
+
 func TestFull(t *testing.T) {
 	table := NewTable(2)
 	for c := range uint64(5) {

@@ -34,9 +34,9 @@ type Start struct {
 	States     map[tcp.State]int // existing sockets that match the filter
 	NetNS      int               // network namespaces dumped
 	Unreadable int               // processes or namespaces that could not be entered
-	CallBefore time.Duration     // cost of one system call before --exact-owner armed anything; 0 without
-	CallAfter  time.Duration
-	Took       time.Duration // from Open to ready
+	CallBefore time.Duration     // cost of one system call before --exact-owner armed anything
+	CallAfter  time.Duration     // and after; 0 if nothing was armed
+	Took       time.Duration     // from Open to ready
 }
 
 // Feed is the running stream. Not for concurrent use.
@@ -48,6 +48,7 @@ type Feed struct {
 	raw     []event.Transition
 	changes []conn.Change
 	walk    budget
+	partial bool // the filter hides some rows of a socket and not others, its end perhaps
 	start   Start
 	offset  time.Duration
 }
@@ -57,9 +58,10 @@ type Feed struct {
 func Open(cfg Config) (*Feed, error) {
 	begin := time.Now()
 	f := &Feed{
-		filter: cfg.Filter,
-		table:  conn.NewTable(conn.MaxConns),
-		raw:    make([]event.Transition, batch),
+		filter:  cfg.Filter,
+		table:   conn.NewTable(conn.MaxConns),
+		raw:     make([]event.Transition, batch),
+		partial: cfg.Filter.States != 0 || cfg.Filter.WantsOwner(),
 	}
 	if cfg.ExactOwner {
 		f.start.CallBefore = tracer.CallCost()
@@ -68,10 +70,10 @@ func Open(cfg Config) (*Feed, error) {
 	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner}); err != nil {
 		return nil, err
 	}
-	if cfg.ExactOwner {
+	f.start.Hooks = f.tracer.Hooks()
+	if f.tracer.TaxesCalls() {
 		f.start.CallAfter = tracer.CallCost()
 	}
-	f.start.Hooks = f.tracer.Hooks()
 	if err := f.seedAndRead(cfg); err != nil {
 		f.tracer.Close()
 		return nil, err
@@ -127,6 +129,9 @@ func (f *Feed) Next() ([]conn.Change, error) {
 	f.changes = f.changes[:0]
 	for i := range f.raw[:n] {
 		f.changes = append(f.changes, f.table.Apply(&f.raw[i]))
+		if f.partial {
+			f.table.Forget(f.raw[i].Cookie)
+		}
 	}
 	if err := f.resolve(time.Now()); err != nil {
 		return nil, err

@@ -61,6 +61,11 @@ func (t *Tracer) attachSysExit(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
+// TaxesCalls tells whether every system call of the host pays for ExactOwner.
+func (t *Tracer) TaxesCalls() bool {
+	return t.accept != nil && t.accept.Programs["sys_exit"] != nil
+}
+
 // loadOne loads one more program over the maps that are there.
 func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, name string) (*ebpf.Collection, error) {
 	one := spec.Copy()

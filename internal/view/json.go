@@ -30,14 +30,10 @@ const rfc3339ns = "2006-01-02T15:04:05.000000000Z07:00"
 
 // JSON writes JSON Lines by the contract in docs/json.md. Errors of the writer
 // come back from Flush.
-type JSON struct {
-	w   io.Writer
-	buf []byte
-	err error
-}
+type JSON struct{ output }
 
 // NewJSON writes to w, in pieces of about 64 KiB and at Flush.
-func NewJSON(w io.Writer) *JSON { return &JSON{w: w, buf: make([]byte, 0, 68<<10)} }
+func NewJSON(w io.Writer) *JSON { return &JSON{newOutput(w)} }
 
 // Change writes one row. It allocates nothing.
 func (j *JSON) Change(ch *conn.Change, wall time.Time) {
@@ -101,26 +97,6 @@ func (j *JSON) record(v any) {
 		panic(err)
 	}
 	j.line(append(j.buf, b...))
-}
-
-func (j *JSON) line(b []byte) {
-	j.buf = append(b, '\n')
-	if len(j.buf) >= 64<<10 {
-		j.write()
-	}
-}
-
-func (j *JSON) write() {
-	if j.err == nil && len(j.buf) > 0 {
-		_, j.err = j.w.Write(j.buf)
-	}
-	j.buf = j.buf[:0]
-}
-
-// Flush writes what waits and returns the first error of the writer.
-func (j *JSON) Flush() error {
-	j.write()
-	return j.err
 }
 
 func family(ch *conn.Change) string {

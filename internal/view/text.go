@@ -39,10 +39,8 @@ type TextOptions struct {
 // Text writes aligned rows for a person. Errors of the writer come back from
 // Flush.
 type Text struct {
-	w      io.Writer
+	output
 	opt    TextOptions
-	buf    []byte
-	err    error
 	second time.Time // the one being counted
 	shown  int       // rows in it
 	hidden uint64    // rows left out of it
@@ -51,7 +49,7 @@ type Text struct {
 
 // NewText writes to w, in pieces of about 64 KiB and at Flush, a heading first.
 func NewText(w io.Writer, opt TextOptions) *Text {
-	t := &Text{w: w, opt: opt, buf: make([]byte, 0, 68<<10)}
+	t := &Text{output: newOutput(w), opt: opt}
 	t.buf = fmt.Appendf(t.buf, "%-12s %*s %-*s %-*s %-*s %-*s %-*s %s\n", "TIME", colPID, "PID", colComm, "COMM",
 		colHow, "HOW", colAddr, "LOCAL", colAddr, "REMOTE", colChange, "OLDSTATE→NEWSTATE", "IN OLD")
 	return t
@@ -218,26 +216,11 @@ func (t *Text) Lost(lost event.Lost, _ time.Duration, wall time.Time) {
 // Summary ends the stream; the words go to stderr, see cmd.
 func (t *Text) Summary(Summary, time.Duration, time.Time) { t.tellHidden() }
 
-func (t *Text) line(b []byte) {
-	t.buf = append(b, '\n')
-	if len(t.buf) >= 64<<10 {
-		t.write()
-	}
-}
-
-func (t *Text) write() {
-	if t.err == nil && len(t.buf) > 0 {
-		_, t.err = t.w.Write(t.buf)
-	}
-	t.buf = t.buf[:0]
-}
-
 // Flush writes what waits and returns the first error of the writer. It is called
 // on a quiet host too, so it also tells what the last busy second left out.
 func (t *Text) Flush() error {
 	if time.Since(t.second) >= time.Second {
 		t.tellHidden()
 	}
-	t.write()
-	return t.err
+	return t.output.Flush()
 }
