@@ -33,9 +33,9 @@ const (
 type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
-	Found  string `json:"found"`            // what was seen, or the error
-	Gives  string `json:"gives"`            // what afterfin has from it
-	Remedy string `json:"remedy,omitempty"` // the way out, if not OK
+	Found  string `json:"found"`  // what was seen, or the error
+	Gives  string `json:"gives"`  // what afterfin has from it
+	Remedy string `json:"remedy"` // the way out; empty if OK
 	Need   Need   `json:"-"`
 }
 
