@@ -57,6 +57,7 @@ type watcher struct {
 	name   string
 	cancel context.CancelFunc
 	code   chan int
+	read   chan struct{} // closed when stdout was read to its end
 	stderr *notes
 
 	mu   sync.Mutex
@@ -71,7 +72,7 @@ func startWatch(t *testing.T, args ...string) *watcher {
 	out, in := io.Pipe()
 	w := startWatchTo(t, in, append([]string{"-o", "json"}, args...)...)
 	w.name = strings.Join(args, " ")
-	go w.read(out)
+	go w.readAll(out)
 	t.Cleanup(func() { w.stop(t) })
 	return w
 }
@@ -81,7 +82,7 @@ func startWatch(t *testing.T, args ...string) *watcher {
 func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watcher{name: strings.Join(args, " "), cancel: cancel, code: make(chan int, 1), stderr: &notes{ready: make(chan struct{})}}
+	w := &watcher{name: strings.Join(args, " "), cancel: cancel, code: make(chan int, 1), read: make(chan struct{}), stderr: &notes{ready: make(chan struct{})}}
 	w.more = sync.NewCond(&w.mu)
 	go func() {
 		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv}, append([]string{"watch"}, args...))
@@ -100,7 +101,8 @@ func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
 	return w
 }
 
-func (w *watcher) read(out io.Reader) {
+func (w *watcher) readAll(out io.Reader) {
+	defer close(w.read)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var r row
@@ -126,6 +128,7 @@ func (w *watcher) stop(t *testing.T) row {
 			t.Errorf("watch %s exits %d: %s", w.name, code, w.stderr)
 		}
 	}
+	<-w.read
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, line := range w.bad {
