@@ -61,7 +61,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	long nr = syscall_nr(regs);
 
-	if (ret >= 0 && (nr == NR_accept || nr == NR_accept4))
+	if (ret >= 0 && (nr == NR_accept || nr == NR_accept4) && !in_compat_syscall(bpf_get_current_task_btf()))
 		accepted_fd(ret);
 	return 0;
 }

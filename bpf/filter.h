@@ -21,9 +21,9 @@ static __always_inline bool has_port(const volatile __u16 *ports, __u32 n, __u16
 	return false;
 }
 
-static __always_inline bool wanted_owner(const struct owner *o)
+static __always_inline bool wanted_owner(const struct owner *o, bool listener)
 {
-	if (o->how == AF_HOW_UNKNOWN || o->how == AF_HOW_LISTEN)
+	if (o->how == AF_HOW_UNKNOWN || (o->how == AF_HOW_LISTEN && !listener))
 		return true;
 	if (want_pids_n) {
 		bool found = false;
@@ -60,7 +60,7 @@ static __always_inline bool wanted(const struct af_transition *t, const struct c
 		return false;
 	if (want_rports_n && !has_port(want_rports, want_rports_n, t->rport))
 		return false;
-	return !c || wanted_owner(&c->owner);
+	return !c || wanted_owner(&c->owner, t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE));
 }
 
 #endif

@@ -31,7 +31,8 @@ static __always_inline void accepted_fd(long fd)
 	struct sock *sk;
 	__u16 protocol;
 
-	if (!files || bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
+	if (!files || fd >= BPF_CORE_READ(task, files, fdt, max_fds) ||
+	    bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
 		return;
 	sock = BPF_CORE_READ(file, private_data);
 	/* Another thread may have closed the fd and opened something else: a socket points back. */
@@ -43,20 +44,17 @@ static __always_inline void accepted_fd(long fd)
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	else if (protocol != IPPROTO_TCP)
 		return;
-	if (sk && owner_of_task(&o, task, AF_HOW_ACCEPT))
-		put_by_cookie(sk, &o);
+	if (sk && BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN && owner_of_task(&o, task, AF_HOW_ACCEPT))
+		put_by_cookie(sk, &o, BPF_ANY);
 }
 
-static __always_inline void tell_holder(struct seq_file *seq, const struct owner *o, __u32 netns, __u64 cookie,
-					__u32 fd)
+static __always_inline void tell_holder(struct seq_file *seq, const struct owner *o, __u64 cookie)
 {
 	struct af_holder h = {
 		.kind = AF_KIND_HOLDER,
-		.netns = netns,
+		.pid = o->pid,
 		.cookie = cookie,
 		.start_ns = o->start_ns,
-		.pid = o->pid,
-		.fd = fd,
 	};
 
 	__builtin_memcpy(h.comm, o->comm, sizeof(h.comm));
@@ -86,9 +84,8 @@ static __always_inline void mptcp_holder(struct bpf_iter__task_file *ctx, struct
 	if (!first)
 		return;
 	if (seeding)
-		put_by_cookie(first, o);
-	tell_holder(ctx->meta->seq, o, BPF_CORE_READ(first, __sk_common.skc_net.net, ns.inum),
-		    BPF_CORE_READ(first, __sk_common.skc_cookie.counter), ctx->fd);
+		put_by_cookie(first, o, BPF_NOEXIST);
+	tell_holder(ctx->meta->seq, o, BPF_CORE_READ(first, __sk_common.skc_cookie.counter));
 }
 
 static __always_inline void holder(struct bpf_iter__task_file *ctx)
@@ -118,7 +115,7 @@ static __always_inline void holder(struct bpf_iter__task_file *ctx)
 	c = conn_of(sk);
 	if (c)
 		own_by_holder(c, sk, &o);
-	tell_holder(ctx->meta->seq, &o, sk->__sk_common.skc_net.net->ns.inum, bpf_get_socket_cookie(sk), ctx->fd);
+	tell_holder(ctx->meta->seq, &o, bpf_get_socket_cookie(sk));
 }
 
 /*

@@ -23,7 +23,9 @@
 #define IPPROTO_MPTCP 262
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SOCK_DEAD 0 /* bit of sk_flags, include/net/sock.h */
+#define SEND_SHUTDOWN 2 /* bit of sk_shutdown */
 #define NULL ((void *)0)
+#define EEXIST 17
 
 /* include/net/tcp_states.h, part of the user-visible ABI through tcp_info. */
 enum {
@@ -97,6 +99,7 @@ struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol; /* a bitfield before 5.6 (bf9765145b85); we need 5.12 */
 	int sk_err;
+	__u8 sk_shutdown;
 	struct socket *sk_socket;
 };
 
@@ -113,6 +116,7 @@ struct mptcp_sock {
 };
 
 struct fdtable {
+	unsigned int max_fds;
 	struct file **fd;
 };
 
@@ -120,7 +124,13 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct thread_info {
+	unsigned long flags;
+	__u32 status; /* x86 only */
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	int tgid;
 	__u64 start_boottime; /* real_start_time before 5.5 (cf25e24db61c) */
@@ -167,12 +177,24 @@ static __always_inline long syscall_nr(const struct pt_regs *regs)
 {
 	return regs->orig_ax;
 }
+
+/* A 32-bit system call numbers its calls in another way. TS_COMPAT, arch/x86/include/asm/thread_info.h */
+static __always_inline bool in_compat_syscall(struct task_struct *task)
+{
+	return task->thread_info.status & 2;
+}
 #elif defined(__TARGET_ARCH_arm64)
 #define NR_accept 202
 #define NR_accept4 242
 static __always_inline long syscall_nr(const struct pt_regs *regs)
 {
 	return regs->syscallno;
+}
+
+/* A 32-bit program numbers its calls in another way. TIF_32BIT, arch/arm64/include/asm/thread_info.h */
+static __always_inline bool in_compat_syscall(struct task_struct *task)
+{
+	return task->thread_info.flags & (1UL << 22);
 }
 #endif
 

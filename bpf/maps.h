@@ -20,13 +20,14 @@ struct conn {
 	__u8 state; /* the state last seen; 0: none */
 	__u8 side;
 	__u8 accepted;
+	bool deferred; /* shutdown() came before ESTABLISHED: the kernel carries it out, in a softirq */
 	bool told; /* set_state has run for the change to `state`, set_state_skipped not yet */
 };
 
 /*
  * The memory of each socket, kept in the socket itself.
- * Inserted by the state tracepoint, fexit accept and the task_file iterator; deleted by the
- * kernel with the socket, so it needs no size, cannot fill up and never goes stale.
+ * Inserted by the state tracepoint, fexit accept and both iterators; deleted by the kernel
+ * with the socket, so it needs no size, cannot fill up and never goes stale.
  * BPF_F_CLONE: sk_clone_lock() copies it from a listener to the connection that comes in,
  * before LISTEN→SYN_RECV fires. That is how a child knows its listener's owner exactly, even
  * among SO_REUSEPORT listeners on one port.
@@ -59,7 +60,7 @@ struct {
  * Cookie → owner, learnt where only the address of the socket is at hand: an address cannot
  * open socket storage. Inserted by tp_btf/sys_exit (--exact-owner) and, at the start, by the
  * task_file iterator for MPTCP; moved into `conns` and deleted by the next program that sees
- * the socket itself. Grows on demand; full is counted.
+ * the socket itself and knows its owner no better. Grows on demand; full is counted.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -76,8 +76,11 @@ static __always_inline void learn_owner(struct conn *c, struct sock *sk, int fro
 	} else if (from == TCP_CLOSE && to == TCP_LISTEN) { /* inet_csk_listen_start */
 		c->owner.how = AF_HOW_UNKNOWN;
 		own_by_current(c, AF_HOW_LISTEN);
+	} else if (from == TCP_SYN_RECV && to == TCP_ESTABLISHED) {
+		/* tcp_rcv_state_process() calls tcp_shutdown() itself then (94062790aedb, 6.9 and stable). */
+		c->deferred = sk->sk_shutdown & SEND_SHUTDOWN;
 	} else if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK) { /* tcp_close_state: close, shutdown, exit */
-		if (from != to)
+		if (from != to && !c->deferred)
 			own_by_current(c, AF_HOW_CLOSE);
 	} else if (to == TCP_CLOSE && closed_by_holder(sk, from)) {
 		own_by_current(c, AF_HOW_CLOSE);
@@ -85,14 +88,17 @@ static __always_inline void learn_owner(struct conn *c, struct sock *sk, int fro
 }
 
 /* sk is an address; its cookie is there, since a dump or a transition has asked for it. */
-static __always_inline void put_by_cookie(struct sock *sk, const struct owner *o)
+static __always_inline void put_by_cookie(struct sock *sk, const struct owner *o, __u64 flags)
 {
 	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+
+	long err;
 
 	/* After CLOSE there is no transition left that would take it. */
 	if (!cookie || BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
 		return;
-	if (bpf_map_update_elem(&by_cookie, &cookie, o, BPF_ANY))
+	err = bpf_map_update_elem(&by_cookie, &cookie, o, flags);
+	if (err && err != -EEXIST)
 		count(AF_LOST_MAP);
 }
 

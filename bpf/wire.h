@@ -4,8 +4,8 @@
  *
  * Every record begins with its kind, runs from wide to narrow, has no holes,
  * and is in host byte order (addresses excepted: network order, as in a packet).
- * internal/event decodes it; a test there compares each offset with the BTF of
- * the compiled object.
+ * internal/event decodes it; a test in internal/tracer compares each member with
+ * the BTF of the compiled object.
  */
 #ifndef AFTERFIN_WIRE_H
 #define AFTERFIN_WIRE_H
@@ -72,18 +72,16 @@ struct af_transition {
 	__u8 pad;
 };
 
-/* One descriptor of one process that is a TCP socket. */
+/* A process that holds a descriptor of a TCP socket. */
 struct af_holder {
 	__u32 kind;
-	__u32 netns;
+	__u32 pid;
 	__u64 cookie;
 	__u64 start_ns;
 	__u8 comm[AF_COMM_LEN];
-	__u32 pid;
-	__u32 fd;
 };
 
 _Static_assert(sizeof(struct af_transition) == 112, "a hole or a changed record");
-_Static_assert(sizeof(struct af_holder) == 48, "a hole or a changed record");
+_Static_assert(sizeof(struct af_holder) == 40, "a hole or a changed record");
 
 #endif

@@ -24,7 +24,7 @@ const (
 	kindHolder     = 2
 
 	transitionSize = 112
-	HolderSize     = 48 // of one record in the stream of the holders iterator
+	HolderSize     = 40 // of one record in the stream of the holders iterator
 )
 
 var order = binary.LittleEndian
@@ -69,12 +69,10 @@ func DecodeHolder(raw []byte, h *Holder) error {
 	if err := check(raw, HolderSize, kindHolder); err != nil {
 		return err
 	}
-	h.NetNS = order.Uint32(raw[4:])
+	h.Owner.PID = order.Uint32(raw[4:])
 	h.Cookie = order.Uint64(raw[8:])
 	h.Owner.Start = time.Duration(order.Uint64(raw[16:]))
 	copy(h.Owner.Comm[:], raw[24:40])
-	h.Owner.PID = order.Uint32(raw[40:])
-	h.FD = order.Uint32(raw[44:])
 	h.Owner.How = HowFD
 	return nil
 }

@@ -82,14 +82,14 @@ func TestDecodeRefuses(t *testing.T) {
 
 func TestDecodeHolder(t *testing.T) {
 	var b bytes.Buffer
-	for _, v := range []any{uint32(2), uint32(4026531840), uint64(17), uint64(9), [16]byte{'n', 'g', 'i', 'n', 'x'}, uint32(33), uint32(8)} {
+	for _, v := range []any{uint32(2), uint32(33), uint64(17), uint64(9), [16]byte{'n', 'g', 'i', 'n', 'x'}} {
 		_ = binary.Write(&b, binary.LittleEndian, v)
 	}
 	var h Holder
 	if err := DecodeHolder(b.Bytes(), &h); err != nil {
 		t.Fatal(err)
 	}
-	want := Holder{Cookie: 17, NetNS: 4026531840, FD: 8, Owner: Owner{PID: 33, Start: 9, Comm: Comm{'n', 'g', 'i', 'n', 'x'}, How: HowFD}}
+	want := Holder{Cookie: 17, Owner: Owner{PID: 33, Start: 9, Comm: Comm{'n', 'g', 'i', 'n', 'x'}, How: HowFD}}
 	if h != want {
 		t.Errorf("got  %+v\nwant %+v", h, want)
 	}

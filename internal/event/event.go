@@ -110,8 +110,6 @@ type Existing struct {
 // Holder is a process with a descriptor of a TCP socket.
 type Holder struct {
 	Cookie uint64
-	NetNS  uint32
-	FD     uint32
 	Owner  Owner // How is HowFD
 }
 

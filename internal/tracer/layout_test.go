@@ -96,20 +96,20 @@ func TestHolderLayout(t *testing.T) {
 		t.Fatalf("struct af_holder has %d bytes, Go reads %d", size, event.HolderSize)
 	}
 	raw := make([]byte, size)
-	for name, n := range map[string]uint64{"kind": 2, "netns": 3, "cookie": 4, "start_ns": 5, "comm": 'a', "pid": 6, "fd": 7} {
+	for name, n := range map[string]uint64{"kind": 2, "cookie": 4, "start_ns": 5, "comm": 'a', "pid": 6} {
 		if _, ok := at[name]; !ok {
 			t.Fatalf("no member %s", name)
 		}
 		put(raw, at[name], n)
 	}
-	if len(at) != 7 {
-		t.Errorf("%d members, want 7", len(at))
+	if len(at) != 5 {
+		t.Errorf("%d members, want 5", len(at))
 	}
 	var got event.Holder
 	if err := event.DecodeHolder(raw, &got); err != nil {
 		t.Fatal(err)
 	}
-	want := event.Holder{Cookie: 4, NetNS: 3, FD: 7, Owner: event.Owner{PID: 6, Start: 5, How: event.HowFD}}
+	want := event.Holder{Cookie: 4, Owner: event.Owner{PID: 6, Start: 5, How: event.HowFD}}
 	copy(want.Owner.Comm[:], "abcdefghijklmnop")
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
