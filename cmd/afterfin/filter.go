@@ -71,6 +71,9 @@ func (f *filterFlags) parse() (feed.Config, error) {
 		if err != nil {
 			return cfg, usage("--netns: %w", err)
 		}
+		if err := netns.Do(ns, func() error { return nil }); err != nil {
+			return cfg, usage("--netns: %w", err)
+		}
 		cfg.Filter.NetNS, cfg.NetNSPath = ns.Inode, ns.Path
 	}
 	return cfg, nil

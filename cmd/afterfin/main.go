@@ -22,7 +22,8 @@ type env struct {
 	ctx      context.Context // done: end cleanly, with the summary
 	stdout   io.Writer
 	stderr   io.Writer
-	terminal bool // stdout is one
+	terminal bool   // stdout is one
+	abort    func() // end at once, with exitRuntime: a write to stdout never returns
 	getenv   func(string) string
 }
 
@@ -54,7 +55,15 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	_, notTerminal := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
-	code := run(env{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, terminal: notTerminal == nil, getenv: os.Getenv}, os.Args[1:])
+	context.AfterFunc(ctx, stop) // a second signal kills
+	code := run(env{
+		ctx:      ctx,
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		terminal: notTerminal == nil,
+		abort:    func() { os.Exit(exitRuntime) },
+		getenv:   os.Getenv,
+	}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

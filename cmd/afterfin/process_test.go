@@ -5,6 +5,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"afterfin/internal/lab"
 )
 
 // asRoot starts afterfin as a process of its own and waits for its ready line.
@@ -133,13 +137,52 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A reader that neither reads nor goes away cannot keep afterfin from ending.
+func TestBlockedReader(t *testing.T) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := asRoot(t, in, "watch", "-o", "json", "--duration", "1s")
+	in.Close()
+	ns := newNetNS(t)
+	if err := ns.Do(func() error { return connections(1000, 1) }); err != nil { // 4 MB of rows
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitRuntime {
+		t.Errorf("afterfin ends with %v, want exit code %d", err, exitRuntime)
+	}
+}
+
+// Rows from before the stop come out, however many others the filter drops in
+// Go: a listener's owner is only a guess about its children, so these cross the ring.
+func TestStopWithBacklog(t *testing.T) {
+	s := &scene{T: t, begin: lab.Mono(), ns: newNetNS(t), family: families[0], sock: make(map[uint64]*expected)}
+	client, srv := s.actor("client"), s.actor("server")
+	l := s.server(srv, 8)
+	wanted := s.connect(client, l)
+	w := startWatch(t, "-p", fmt.Sprint(client.PID()))
+	if err := s.ns.Do(func() error { return connections(5000, 1) }); err != nil {
+		t.Fatal(err)
+	}
+	s.step(client.CloseFD(wanted.fd))
+	w.stop(t)
+	rows := w.wait(t, 3, func(r *row) bool { return r.Cookie == wanted.cookie })
+	if len(rows) < 1 || rows[0].change() != "ESTABLISHED→FIN_WAIT1" {
+		t.Errorf("the client's rows: %s", changes(rows))
+	}
+}
+
 // What a run opens it closes: descriptors and goroutines are as before.
 func TestNothingLeaks(t *testing.T) {
 	once := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 		defer cancel()
 		var stderr strings.Builder
-		if code := run(env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv}, []string{"watch", "--exact-owner"}); code != exitOK {
+		if code := run(env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv, abort: func() { panic("stdout is blocked") }}, []string{"watch", "--exact-owner"}); code != exitOK {
 			t.Fatalf("exit %d: %s", code, &stderr)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 type scene struct {
 	*testing.T
 	ns     *lab.NetNS
+	end    time.Duration // when all was as expected; 0: still playing
 	begin  time.Duration // when ns was made: it may have the inode number of a dead one
 	family family
 	sock   map[uint64]*expected // by cookie
@@ -223,7 +224,9 @@ func (s *scene) check(w *watcher) {
 		n += len(e.rows)
 	}
 	inode := s.ns.Inode()
-	rows := w.wait(s.T, n, func(r *row) bool { return r.NetNS == inode && r.Mono >= int64(s.begin) })
+	rows := w.wait(s.T, n, func(r *row) bool {
+		return r.NetNS == inode && r.Mono >= int64(s.begin) && (s.end == 0 || r.Mono <= int64(s.end))
+	})
 	got := make(map[uint64][]row)
 	for _, r := range rows {
 		got[r.Cookie] = append(got[r.Cookie], r)

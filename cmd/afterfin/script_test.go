@@ -143,9 +143,18 @@ func TestUnreadableNetNS(t *testing.T) {
 	}
 }
 
+// To enter another netns takes one capability more: said before anything is attached.
+func TestNetNSWithoutSysAdmin(t *testing.T) {
+	caps := []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}
+	_, stderr, code := asNobody(t, caps, "watch", "--netns", newNetNS(t).Path())
+	if code != exitUsage || !strings.Contains(stderr, "CAP_SYS_ADMIN") || strings.Contains(stderr, "ready") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
 // Root of another user namespace is not root here, whatever its capabilities say.
 func TestUserNamespace(t *testing.T) {
-	root := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	root := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 4294967295}} // looks like the initial one
 	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: root, GidMappings: root}
 	for _, command := range []string{"watch", "doctor"} {
 		_, stderr, code := runAs(t, attr, "", command)

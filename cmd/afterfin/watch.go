@@ -17,6 +17,7 @@ import (
 	"afterfin/internal/event"
 	"afterfin/internal/feed"
 	"afterfin/internal/netns"
+	"afterfin/internal/tracer"
 	"afterfin/internal/view"
 )
 
@@ -82,10 +83,36 @@ func watch(e env, cfg feed.Config, output string, duration time.Duration) error 
 	for _, line := range readyLines(f.Start()) {
 		fmt.Fprintln(e.stderr, line)
 	}
-	if err := stream(e, f, newWriter(e, output), duration); err != nil {
+	ctx, cancel := e.ctx, context.CancelFunc(func() {})
+	if duration > 0 {
+		ctx, cancel = context.WithTimeout(ctx, duration)
+	}
+	defer cancel()
+	defer abortLate(ctx, e)()
+	if err := stream(ctx, e, f, newWriter(e, output)); err != nil {
 		return &failure{code: exitRuntime, err: err}
 	}
 	return nil
+}
+
+// abortLate gives up when the stream has not ended some time after it should:
+// then stdout is blocked, and no write to it returns. Call what it returns once the
+// stream has ended.
+func abortLate(ctx context.Context, e env) (ended func()) {
+	const grace = 3 * time.Second
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-done:
+		case <-time.After(grace):
+			fmt.Fprintln(e.stderr, "error: nobody reads stdout; what waits there is lost")
+			e.abort()
+		}
+	})
+	return func() {
+		stop()
+		close(done)
+	}
 }
 
 func newWriter(e env, output string) writer {
@@ -102,32 +129,32 @@ func newWriter(e env, output string) writer {
 
 // stream runs until the time is up, the user stops it, or the reader of stdout
 // goes away.
-func stream(e env, f *feed.Feed, w writer, duration time.Duration) error {
+func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 	var (
 		begin   = time.Now()
 		checked = begin
 		sum     view.Summary
-		stop    <-chan time.Time
 		stopAt  time.Duration // CLOCK_MONOTONIC when asked to stop, 0 before
+
+		lateReads int // records read since then
 	)
-	if duration > 0 {
-		timer := time.NewTimer(duration)
-		defer timer.Stop()
-		stop = timer.C
-	}
 	for {
-		changes, err := f.Next()
+		changes, read, err := f.Next()
 		if err != nil {
 			return err
 		}
-		last := stopAt != 0 && len(changes) == 0
+		// What happened before the stop is still in the ring, on another CPU's turn perhaps:
+		// read on until it is empty, or as much again has come in since.
+		last := stopAt != 0 && (read == 0 || lateReads > tracer.RingRecords)
 		for i := range changes {
 			if stopAt != 0 && changes[i].Mono > stopAt {
-				last = true
-				break
+				continue
 			}
 			w.Change(&changes[i], f.Wall(changes[i].Mono))
 			sum.Transitions++
+		}
+		if stopAt != 0 {
+			lateReads += read
 		}
 		if now := time.Now(); last || now.Sub(checked) >= time.Second {
 			checked = now
@@ -141,13 +168,8 @@ func stream(e env, f *feed.Feed, w writer, duration time.Duration) error {
 		if err := w.Flush(); err != nil {
 			return pipeGone(err)
 		}
-		select {
-		case <-e.ctx.Done(): // what happened before is still in the ring: read on
-			e.ctx = context.Background()
+		if stopAt == 0 && ctx.Err() != nil {
 			stopAt = mono()
-		case <-stop:
-			stopAt = mono()
-		default:
 		}
 	}
 	sum.Elapsed, sum.CPU = time.Since(begin), ownCPU()

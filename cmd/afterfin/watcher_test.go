@@ -85,7 +85,7 @@ func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
 	w := &watcher{name: strings.Join(args, " "), cancel: cancel, code: make(chan int, 1), read: make(chan struct{}), stderr: &notes{ready: make(chan struct{})}}
 	w.more = sync.NewCond(&w.mu)
 	go func() {
-		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv}, append([]string{"watch"}, args...))
+		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv, abort: func() { panic("stdout is blocked") }}, append([]string{"watch"}, args...))
 		if c, ok := stdout.(io.Closer); ok {
 			c.Close()
 		}

@@ -68,20 +68,22 @@ func NewTable(max int) *Table {
 	return &Table{conns: make(map[uint64]*entry), max: max}
 }
 
-// Len is the number of connections kept.
-func (t *Table) Len() int { return len(t.conns) }
-
 // Evicted counts connections not kept because the table was full.
 func (t *Table) Evicted() uint64 { return t.evicted }
 
 // AddExisting takes in a socket from a dump. A transition that was applied
-// already knows better, so the dump changes nothing then. TIME_WAIT mini-sockets
-// are left out: nothing tells their end yet.
+// already knows better, so the dump changes nothing then. Request sockets and
+// mini-sockets are left out: no transition ever tells their end.
 func (t *Table) AddExisting(e *event.Existing) {
-	if e.State == tcp.TimeWait || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
+	if endsUntold(e) || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
 		return
 	}
 	t.insert(e.Cookie, &entry{state: e.State, after: e.After, before: e.Before})
+}
+
+// endsUntold: a FIN_WAIT2 without file may be a mini-socket, as sock_diag shows it.
+func endsUntold(e *event.Existing) bool {
+	return e.State == tcp.TimeWait || e.Inode == 0 && (e.State == tcp.SynRecv || e.State == tcp.FinWait2)
 }
 
 // AddHolder notes a process that holds the socket, for one whose owner is not
@@ -96,7 +98,7 @@ func (t *Table) AddHolder(h *event.Holder) {
 func (t *Table) Apply(tr *event.Transition) Change {
 	ch := Change{Transition: *tr}
 	c := t.conns[tr.Cookie]
-	if c != nil && ch.Owner.How == event.HowUnknown {
+	if c != nil && c.owner.PID != 0 && !ch.Owner.How.Direct() {
 		ch.Owner = c.owner
 	}
 	if c != nil && ch.Side == event.SideUnknown {
@@ -110,6 +112,9 @@ func (t *Table) Apply(tr *event.Transition) Change {
 // Forget drops a socket whose end may never be told. The kernel remembers what
 // the rows to come need; what was there before them is used up by now.
 func (t *Table) Forget(cookie uint64) { delete(t.conns, cookie) }
+
+// Clear forgets all.
+func (t *Table) Clear() { clear(t.conns) }
 
 // inState: the kernel saw the state begin, or a dump saw it there.
 func inState(tr *event.Transition, c *entry) Span {

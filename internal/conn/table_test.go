@@ -62,8 +62,8 @@ func TestApply(t *testing.T) {
 			{tr(10500*time.Millisecond, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
 			{tr(10700*time.Millisecond, 10500*time.Millisecond, tcp.CloseWait, tcp.LastAck), Span{200 * time.Millisecond, Exact}, tcp.LastAck},
 		}},
-		"closed before it was dumped is not closed for the table": {existing(tcp.FinWait2, 10*sec, 11*sec), []step{
-			{tr(9*sec, 0, tcp.FinWait2, tcp.Close), Span{}, tcp.FinWait2},
+		"closed before it was dumped is not closed for the table": {existing(tcp.CloseWait, 10*sec, 11*sec), []step{
+			{tr(9*sec, 0, tcp.CloseWait, tcp.Close), Span{}, tcp.CloseWait},
 		}},
 		"a transition was lost: unknown, never 0": {nil, []step{
 			{tr(5*sec, 0, tcp.Close, tcp.SynSent), Span{}, tcp.SynSent},
@@ -129,7 +129,9 @@ func TestListenerOwnerGivesWay(t *testing.T) {
 	in.Owner = nginx
 	table.Apply(in)
 	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder})
-	if got := table.conns[cookie].owner; got != holder {
+	next := tr(2*sec, sec, tcp.Established, tcp.CloseWait)
+	next.Owner = nginx // all that the kernel knows
+	if got := table.Apply(next).Owner; got != holder {
 		t.Errorf("owner %+v, want the holder %+v", got, holder)
 	}
 }
@@ -143,16 +145,28 @@ func TestDumpAfterEvents(t *testing.T) {
 	}
 	table.Apply(tr(6*sec, 5*sec, tcp.CloseWait, tcp.Close))
 	table.AddExisting(existing(tcp.CloseWait, 3*sec, 7*sec))
-	if table.Len() != 0 {
+	if len(table.conns) != 0 {
 		t.Error("a dump that began before the end brought the socket back")
 	}
 }
 
-func TestTimeWaitIsNotKept(t *testing.T) {
+func TestWhatEndsUntoldIsNotKept(t *testing.T) {
 	table := NewTable(10)
-	table.AddExisting(existing(tcp.TimeWait, sec, 2*sec))
-	if table.Len() != 0 {
-		t.Error("a mini-socket was kept, and nothing would ever take it out")
+	for _, state := range []tcp.State{tcp.TimeWait, tcp.FinWait2, tcp.SynRecv} {
+		table.AddExisting(existing(state, sec, 2*sec))
+		if len(table.conns) != 0 {
+			t.Errorf("%v without a file was kept, and nothing would ever take it out", state)
+		}
+	}
+	held := existing(tcp.FinWait2, sec, 2*sec)
+	held.Inode = 9
+	table.AddExisting(held)
+	if len(table.conns) != 1 {
+		t.Error("FIN_WAIT2 with a file was not kept")
+	}
+	table.Clear()
+	if len(table.conns) != 0 {
+		t.Error("not cleared")
 	}
 }
 
@@ -163,7 +177,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("in state %+v", got)
 	}
 	table.Forget(cookie)
-	if table.Len() != 0 {
+	if len(table.conns) != 0 {
 		t.Error("still there")
 	}
 }
@@ -175,8 +189,8 @@ func TestFull(t *testing.T) {
 		in.Cookie = c + 1
 		table.Apply(in)
 	}
-	if table.Len() != 2 || table.Evicted() != 3 {
-		t.Errorf("%d kept and %d counted, want 2 and 3", table.Len(), table.Evicted())
+	if len(table.conns) != 2 || table.Evicted() != 3 {
+		t.Errorf("%d kept and %d counted, want 2 and 3", len(table.conns), table.Evicted())
 	}
 }
 

@@ -83,6 +83,9 @@ func tried(name string, err error, need Need, gives, remedy string) Check {
 	if err != nil {
 		c.Found, c.Remedy = firstLine(err), remedy
 	}
+	if need == Feature && errors.Is(err, unix.EPERM) { // the verifier refuses with EACCES and EINVAL
+		c.Need, c.Remedy = Privilege, "run as root on the host; a container runtime, seccomp or an LSM may forbid bpf() all the same"
+	}
 	return c
 }
 

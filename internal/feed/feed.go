@@ -41,16 +41,17 @@ type Start struct {
 
 // Feed is the running stream. Not for concurrent use.
 type Feed struct {
-	filter  event.Filter
-	tracer  *tracer.Tracer
-	table   *conn.Table
-	pending []event.Transition // read while the dump ran, not applied yet
-	raw     []event.Transition
-	changes []conn.Change
-	walk    budget
-	partial bool // the filter hides some rows of a socket and not others, its end perhaps
-	start   Start
-	offset  time.Duration
+	filter   event.Filter
+	tracer   *tracer.Tracer
+	table    *conn.Table
+	pending  []event.Transition // read while the dump ran, not applied yet
+	raw      []event.Transition
+	changes  []conn.Change
+	walk     budget
+	partial  bool // the filter hides some rows of a socket and not others, its end perhaps
+	lostRows uint64
+	start    Start
+	offset   time.Duration
 }
 
 // Open attaches, dumps the existing sockets and gives them their owners. Errors
@@ -95,35 +96,42 @@ func (f *Feed) seedAndRead(cfg Config) error {
 		done <- result{found, err}
 	}()
 	for {
-		if len(f.pending) < maxPending {
-			n, err := f.tracer.Read(f.raw)
-			if err != nil {
-				return err
-			}
-			f.pending = append(f.pending, f.raw[:n]...)
+		n, err := f.tracer.Read(f.raw)
+		if err != nil {
+			<-done // it still uses the tracer
+			return err
+		}
+		f.pending = append(f.pending, f.raw[:n]...)
+		if len(f.pending) >= maxPending {
+			break
 		}
 		select {
 		case r := <-done:
-			if r.err != nil {
-				return r.err
-			}
-			r.found.into(f)
-			return nil
+			return f.take(r.found, r.err)
 		default:
 		}
 	}
+	r := <-done
+	return f.take(r.found, r.err)
+}
+
+func (f *Feed) take(found *found, err error) error {
+	if err == nil {
+		found.into(f)
+	}
+	return err
 }
 
 // Start tells what Open found.
 func (f *Feed) Start() Start { return f.start }
 
-// Next waits for changes and returns them, none on a quiet host after
-// tracer.PollInterval. The slice is reused by the next call. Errors are those of
-// tracer.Read.
-func (f *Feed) Next() ([]conn.Change, error) {
+// Next waits for transitions and returns those that match the filter, and how many
+// were read in all: 0 on a quiet host, after tracer.PollInterval. The slice is
+// reused by the next call. Errors are those of tracer.Read.
+func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	n, err := f.read()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	f.offset = clockOffset()
 	f.changes = f.changes[:0]
@@ -134,7 +142,7 @@ func (f *Feed) Next() ([]conn.Change, error) {
 		}
 	}
 	if err := f.resolve(time.Now()); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	kept := f.changes[:0]
 	for i := range f.changes {
@@ -142,7 +150,7 @@ func (f *Feed) Next() ([]conn.Change, error) {
 			kept = append(kept, f.changes[i])
 		}
 	}
-	return kept, nil
+	return kept, n, nil
 }
 
 // read takes first what came in while the dump ran.
@@ -179,6 +187,10 @@ func (f *Feed) Lost() (event.Lost, error) {
 	lost, err := f.tracer.Lost()
 	if err != nil {
 		return lost, fmt.Errorf("count losses: %w", err)
+	}
+	if rows := lost.Ring + lost.Recursion; rows != f.lostRows {
+		f.lostRows = rows
+		f.table.Clear() // some ends among them: what they ended would stay for good
 	}
 	lost.Evicted = f.table.Evicted()
 	return lost, nil

@@ -30,6 +30,9 @@ const (
 	// RingBytes holds 139,810 transitions of 112 bytes and a header of 8: 0.23 s of the
 	// 600,000 a second that two cores can make, more than four polls long.
 	RingBytes = 16 << 20
+
+	// RingRecords is how many that are.
+	RingRecords = RingBytes / 120
 )
 
 // ErrClosed is returned by Read after Close.
