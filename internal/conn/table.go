@@ -89,16 +89,22 @@ func endsUntold(e *event.Existing) bool {
 // AddHolder notes a process that holds the socket, for one whose owner is not
 // known better.
 func (t *Table) AddHolder(h *event.Holder) {
-	if c := t.conns[h.Cookie]; c != nil && !c.owner.How.Direct() {
+	if c := t.conns[h.Cookie]; c != nil && open(&c.owner, c.state) {
 		c.owner = h.Owner
 	}
+}
+
+// open: may another process be the owner? Of a connection that came in, the
+// listener's owner is only a hint; of the listener itself it is the one who listens.
+func open(o *event.Owner, state tcp.State) bool {
+	return o.How == event.HowUnknown || o.How == event.HowListen && state != tcp.Listen
 }
 
 // Apply takes in a transition and says what it means.
 func (t *Table) Apply(tr *event.Transition) Change {
 	ch := Change{Transition: *tr}
 	c := t.conns[tr.Cookie]
-	if c != nil && c.owner.PID != 0 && !ch.Owner.How.Direct() {
+	if c != nil && c.owner.PID != 0 && open(&ch.Owner, ch.From) {
 		ch.Owner = c.owner
 	}
 	if c != nil && ch.Side == event.SideUnknown {

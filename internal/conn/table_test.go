@@ -136,6 +136,19 @@ func TestListenerOwnerGivesWay(t *testing.T) {
 	}
 }
 
+func TestListenerKeepsItsOwner(t *testing.T) {
+	table := NewTable(10)
+	in := tr(sec, 0, tcp.Close, tcp.Listen)
+	in.Owner = nginx
+	table.Apply(in)
+	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder}) // it was inherited
+	last := tr(2*sec, sec, tcp.Listen, tcp.Close)
+	last.Owner = nginx
+	if got := table.Apply(last).Owner; got != nginx {
+		t.Errorf("owner %+v, want who listens %+v", got, nginx)
+	}
+}
+
 func TestDumpAfterEvents(t *testing.T) {
 	table := NewTable(10)
 	table.Apply(tr(5*sec, 4*sec, tcp.Established, tcp.CloseWait))
