@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for rows before it says that they never came.
-const patience = 10 * time.Second
+// patience is how long a test waits for something before it says that it never
+// came: long, for emulated machines.
+const patience = 40 * time.Second
 
 // row is a line of watch -o json, read as a script would.
 type row struct {
