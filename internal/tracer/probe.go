@@ -13,7 +13,12 @@ import (
 // the error wraps the errno of what refused.
 
 // ProbeRing tries the BPF ring buffer (5.8).
-func ProbeRing() error { return features.HaveMapType(ebpf.RingBuf) }
+func ProbeRing() error {
+	if _, err := load(); err != nil { // lifts RLIMIT_MEMLOCK
+		return err
+	}
+	return features.HaveMapType(ebpf.RingBuf)
+}
 
 // ProbeState tries the state tracepoint with socket storage and cookies (5.12).
 func ProbeState() error {
