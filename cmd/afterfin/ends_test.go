@@ -248,12 +248,15 @@ func newNetNS(t *testing.T) *lab.NetNS {
 
 func play(t *testing.T, scenes map[string]func(*scene)) {
 	parent := t
-	noise, err := lab.StartNoise(4)
+	noise, err := lab.StartNoise(knob(t, noiseSize, 4))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noise.Stop() })
 	watchers := []*watcher{startWatch(t), startWatch(t, "--exact-owner")}
+	for _, w := range watchers {
+		checkHooks(t, w)
+	}
 	for name, script := range scenes {
 		for _, f := range families {
 			t.Run(name+"/"+f.name, func(t *testing.T) {
