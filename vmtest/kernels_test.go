@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -114,5 +115,25 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("a panic would not end the guest: %s", line)
 			}
 		}
+	}
+}
+
+// The README says what the matrix says.
+func TestReadme(t *testing.T) {
+	raw, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "| Debian kernel | | HZ | accept() seen by | promised |\n|---|---|---|---|---|\n"
+	for _, k := range kernels {
+		accept := map[string]string{acceptFexit: "fexit", acceptNone: "`--exact-owner` only"}[k.accept]
+		if k.lacks != "" {
+			accept = "-"
+		}
+		version, _, _ := strings.Cut(k.name, "-")
+		want += fmt.Sprintf("| %s (%s) | %s | %d | %s | %s |\n", version, k.suites[0], k.arch, k.hz, accept, k.promise)
+	}
+	if !strings.Contains(string(raw), want) {
+		t.Errorf("README.md lacks this table:\n%s", want)
 	}
 }
