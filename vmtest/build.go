@@ -87,6 +87,14 @@ type job struct {
 	expects map[string][]string // test names by package
 }
 
+// count gives the number of tests that a guest must tell of.
+func (j *job) count() (n int) {
+	for _, names := range j.expects {
+		n += len(names)
+	}
+	return n
+}
+
 // pack makes the initramfs of a job. pattern is the user's --run.
 func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern string) error {
 	content := tree{"/init": bin.init}

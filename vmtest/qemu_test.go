@@ -34,6 +34,7 @@ func fakeQEMU(t *testing.T, script string) (pidFile string) {
 func TestBoot(t *testing.T) {
 	done := guest.Line{Kind: guest.Done, Text: "0"}.String()
 	interrupted, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
 	for name, c := range map[string]struct {
 		ctx    context.Context
 		script string

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -158,10 +157,11 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err != nil {
-		err = fmt.Errorf("%w\n%s", err, tail(log, 30))
+	if err != nil { // then what is missing says nothing more
+		err = fmt.Errorf("%w, after %d of %d tests\n%s", err, o.passed+o.failed+o.skips, j.count(), tail(log, 30))
+	} else {
+		err = o.verdict()
 	}
-	err = errors.Join(err, o.verdict())
 	if err != nil {
 		s.print(fmt.Sprintf("FAIL: %s: %v\n(boot log: %s)", name, err, log))
 	}
