@@ -12,7 +12,7 @@ export CGO_ENABLED := 0
 # Pinned: the committed objects in bpf/ come from this clang.
 CLANG_PACKAGES := clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev
 
-.PHONY: help run build generate lint fmt test check bench clean tools
+.PHONY: help run build generate lint fmt test vmtest check bench clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -25,6 +25,9 @@ build: ## bin/afterfin, static, without clang
 
 test: ## all tests, against this kernel, as root
 	$(GO) test -count=1 -timeout 20m $(if $(SUDO),-exec sudo) ./... # built as the user, run as root
+
+vmtest: ## kernel tests in guests with other kernels (KERNELS=6.12,6.1 picks, ARGS= are its flags)
+	$(GO) run ./vmtest $(if $(filter command\ line,$(origin ARGS)),$(ARGS))
 
 check: tools lint ## lint, and the committed objects against their source
 	@$(MAKE) --no-print-directory generate

@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -232,7 +233,7 @@ func (s *scene) fill(client *lab.Actor, srv *server) {
 
 // TestEnds plays each situation over IPv4, IPv6 and v4-mapped, under load from
 // processes that have nothing to do with it, before two tracers at once.
-func TestEnds(t *testing.T) { play(t, ends) }
+func TestEnds(t *testing.T) { play(t, ends, os.Getenv(wantAccept)) }
 
 // newNetNS lives as long as all scenes do, so that no two of them have the same
 // inode number.
@@ -246,14 +247,17 @@ func newNetNS(t *testing.T) *lab.NetNS {
 	return ns
 }
 
-func play(t *testing.T, scenes map[string]func(*scene)) {
+func play(t *testing.T, scenes map[string]func(*scene), accept string) {
 	parent := t
-	noise, err := lab.StartNoise(4)
+	noise, err := lab.StartNoise(knob(t, noiseSize, 4))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noise.Stop() })
 	watchers := []*watcher{startWatch(t), startWatch(t, "--exact-owner")}
+	for _, w := range watchers {
+		checkHooks(t, w, accept)
+	}
 	played := make(map[string]*scene)
 	for name, script := range scenes {
 		for _, f := range families {

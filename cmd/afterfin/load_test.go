@@ -18,20 +18,25 @@ import (
 
 const (
 	threads   = 2
-	perThread = 100_000
 	loadPorts = 8
-
-	// CLOSE→SYN_SENT→ESTABLISHED→FIN_WAIT1→FIN_WAIT2→CLOSE on one side,
-	// LISTEN→SYN_RECV→ESTABLISHED→CLOSE_WAIT→LAST_ACK→CLOSE on the other,
-	// CLOSE→LISTEN→CLOSE of each listener.
-	transitions = threads * (perThread*10 + loadPorts*2)
 )
+
+// load is how many connections each thread makes, and the transitions of all:
+// CLOSE→SYN_SENT→ESTABLISHED→FIN_WAIT1→FIN_WAIT2→CLOSE on one side,
+// LISTEN→SYN_RECV→ESTABLISHED→CLOSE_WAIT→LAST_ACK→CLOSE on the other,
+// CLOSE→LISTEN→CLOSE of each listener.
+func load(t *testing.T) (perThread, transitions int) {
+	t.Helper()
+	perThread = knob(t, loadConnections, 100_000)
+	return perThread, threads * (perThread*10 + loadPorts*2)
+}
 
 // TestFlatOut makes 200,000 connections as fast as two threads can and wants
 // each of their transitions told or counted as lost, to the last one.
 func TestFlatOut(t *testing.T) {
 	sum := flatOut(t, newNetNS(t))
-	if got := sum.Transitions + sum.LostRing + sum.Recursion; got != transitions {
+	_, transitions := load(t)
+	if got := sum.Transitions + sum.LostRing + sum.Recursion; got != uint64(transitions) {
 		t.Errorf("%d rows told or counted as lost, want %d", got, transitions)
 	}
 }
@@ -47,14 +52,16 @@ func TestFlatOutDelayedACK(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := flatOut(t, ns)
+	_, transitions := load(t)
 	got := sum.Transitions + sum.LostRing + sum.Recursion
-	if got > transitions {
+	if got > uint64(transitions) {
 		t.Errorf("%d rows told or counted as lost, of %d", got, transitions)
 	}
 	t.Logf("%d not told and not counted", transitions-int(got))
 }
 
 func flatOut(t *testing.T, ns *lab.NetNS) row {
+	perThread, transitions := load(t)
 	sink := &lineCounter{}
 	sink.more = sync.NewCond(&sink.mu)
 	w := startWatchTo(t, sink, "-o", "json", "--netns", ns.Path())

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -177,7 +178,7 @@ var owners = map[string]func(*scene){
 }
 
 // TestOwners is TestEnds for owners.
-func TestOwners(t *testing.T) { play(t, owners) }
+func TestOwners(t *testing.T) { play(t, owners, os.Getenv(wantAccept)) }
 
 // TestSameTupleTwice: two namespaces, one tuple, two owners each.
 func TestSameTupleTwice(t *testing.T) {

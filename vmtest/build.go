@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"afterfin/vmtest/guest"
+)
+
+// builder makes the binaries that run in guests, once for each architecture.
+type builder struct {
+	module string // root of the source
+	dir    string // for what is built
+}
+
+// binaries of one architecture.
+type binaries struct {
+	init  []byte
+	tests map[string][]byte // by package
+}
+
+// build compiles init and the tests of the packages. The same source gives the
+// same bytes.
+func (b *builder) build(ctx context.Context, arch string) (*binaries, error) {
+	dir := filepath.Join(b.dir, arch)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	out := &binaries{tests: make(map[string][]byte)}
+	flags := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
+	var err error
+	if out.init, err = b.compile(ctx, arch, dir, "init", append(append([]string{"build"}, flags...), "./vmtest/init")); err != nil {
+		return nil, err
+	}
+	for _, pkg := range packages {
+		name := strings.ReplaceAll(pkg, "/", "_") + ".test"
+		out.tests[pkg], err = b.compile(ctx, arch, dir, name, append(append([]string{"test", "-c"}, flags...), "./"+pkg))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (b *builder) compile(ctx context.Context, arch, dir, name string, args []string) ([]byte, error) {
+	file := filepath.Join(dir, name)
+	last := len(args) - 1
+	args = append(append(append([]string{}, args[:last]...), "-o", file), args[last])
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = b.module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build %s for %s: %w\n%s", name, arch, err, out)
+	}
+	return os.ReadFile(file)
+}
+
+// list gives the names of a package's tests, from the binary for this machine.
+func (b *builder) list(ctx context.Context, pkg string) ([]string, error) {
+	file := filepath.Join(b.dir, runtime.GOARCH, strings.ReplaceAll(pkg, "/", "_")+".test")
+	cmd := exec.CommandContext(ctx, file, "-test.list", "^Test")
+	cmd.Dir = filepath.Join(b.module, pkg)
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("list tests of %s: %w", pkg, err)
+	}
+	return strings.Fields(string(out)), nil
+}
+
+// job is what one guest is to do, and the tests that it must tell of.
+type job struct {
+	kernel  *kernel
+	lane    *lane
+	image   image
+	initrd  []byte
+	expects map[string][]string // test names by package
+}
+
+// count gives the number of tests that a guest must tell of.
+func (j *job) count() (n int) {
+	for _, names := range j.expects {
+		n += len(names)
+	}
+	return n
+}
+
+// pack makes the initramfs of a job. pattern is the user's --run.
+func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern string) error {
+	content := tree{"/init": bin.init}
+	var plan guest.Plan
+	for _, m := range j.image.modules {
+		raw, err := os.ReadFile(m)
+		if err != nil {
+			return err
+		}
+		at := "/modules/" + filepath.Base(m)
+		content[at] = raw
+		plan.Modules = append(plan.Modules, at)
+	}
+	j.expects = make(map[string][]string)
+	for _, pkg := range j.kernel.tested() {
+		names, err := b.list(ctx, pkg)
+		if err != nil {
+			return err
+		}
+		patterns := []string{j.kernel.only(pkg), pattern}
+		if names, err = selected(names, patterns, j.lane.skip); err != nil {
+			return err
+		}
+		if len(names) == 0 {
+			continue
+		}
+		j.expects[pkg] = names
+		dir := "/tests/" + pkg
+		content[dir+"/test"] = bin.tests[pkg]
+		if err := addTestdata(content, filepath.Join(b.module, pkg), dir); err != nil {
+			return err
+		}
+		plan.Runs = append(plan.Runs, guest.Run{
+			Name: pkg, Dir: dir, Env: j.kernel.guestEnv(j.lane),
+			// test2json marks result lines, so that a test cannot print one.
+			Args: []string{"-test.v=test2json", "-test.timeout=20m", "-test.run=" + subtests(names, pattern)},
+		})
+	}
+	if len(plan.Runs) == 0 {
+		return fmt.Errorf("no test matches %q", pattern)
+	}
+	raw, err := json.Marshal(plan)
+	if err != nil {
+		return err
+	}
+	content[guest.PlanFile] = raw
+	j.initrd = content.pack()
+	return nil
+}
+
+// selected keeps the names that match each pattern (up to its first slash) and
+// not skip.
+func selected(names, patterns []string, skip string) ([]string, error) {
+	var keep []string
+	for _, name := range names {
+		ok := skip == "" || !regexp.MustCompile(skip).MatchString(name)
+		for _, p := range patterns {
+			top, _, _ := strings.Cut(p, "/")
+			re, err := regexp.Compile(top)
+			if err != nil {
+				return nil, fmt.Errorf("--run: %w", err)
+			}
+			ok = ok && re.MatchString(name)
+		}
+		if ok {
+			keep = append(keep, name)
+		}
+	}
+	return keep, nil
+}
+
+// subtests is the -test.run for exactly these tests, and the part of the user's
+// pattern that is about subtests.
+func subtests(names []string, pattern string) string {
+	run := "^(" + strings.Join(names, "|") + ")$"
+	if _, below, ok := strings.Cut(pattern, "/"); ok {
+		run += "/" + below
+	}
+	return run
+}
+
+func addTestdata(content tree, from, to string) error {
+	root := filepath.Join(from, "testdata")
+	if _, err := os.Stat(root); os.IsNotExist(err) {
+		return nil
+	}
+	return filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, file)
+		content[path.Join(to, filepath.ToSlash(rel))] = raw
+		return err
+	})
+}

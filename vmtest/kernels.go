@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// kernel is one line of the support statement: what is promised there and what
+// must be chosen there.
+type kernel struct {
+	name    string // as KERNELS and the results have it
+	arch    string // GOARCH
+	suites  []string
+	pkg     string // depends on the newest kernel of those suites
+	hz      int
+	cpu     string // of the concurrent lane; a QEMU model
+	accept  string // what must see accept(): fexit, or none
+	lacks   string // the doctor check that must fail; no rows are promised then
+	promise string
+}
+
+// Names of what sees accept(), for AFTERFIN_TEST_ACCEPT.
+const (
+	acceptFexit = "fexit"
+	acceptNone  = "none"
+)
+
+// kernels is the matrix: afterfin is tested on these.
+//
+// The CPU is old on purpose: with newer models the kernel patches itself more, and
+// TCG sometimes trips over that. 6.12 double-faulted near cmpxchg16b in 3 of 35
+// starts on two CPUs, so it goes without; from 7.x on the socket storage of BPF
+// needs that instruction.
+var kernels = []kernel{
+	{"6.1", "amd64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", "everything"},
+	{"6.12", "amd64", []string{"trixie", "trixie-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", "everything"},
+	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", "everything"},
+	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", "everything but who accepted"},
+	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", "everything"},
+	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", "not supported yet: doctor says which feature is missing, exit 5"},
+}
+
+// lane is a way to run a guest.
+type lane struct {
+	name  string
+	cpus  int
+	limit time.Duration // wall time that a guest may take
+	skip  string        // -test.skip
+}
+
+// The two lanes. Virtual time skips what is idle and comes out the same every
+// run, but has one CPU; the concurrent one has two that really run at once, and
+// real time.
+//
+// What one lane skips the other runs: TestFlatOut* want two CPUs. The limit is for
+// a guest that hangs; one that shares two cores with others took 5 minutes.
+var lanes = []lane{
+	{"virtual", 1, 15 * time.Minute, "^TestFlatOut"},
+	{"concurrent", 2, 15 * time.Minute, ""},
+}
+
+// packages have their tests run in every guest.
+var packages = []string{
+	"cmd/afterfin", "internal/tracer", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/doctor",
+}
+
+// withoutTracing are those of them that need no BPF programs, for kernels that
+// lack what the programs need.
+var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed"}
+
+// guestEnv is what the tests are told about the guest.
+func (k *kernel) guestEnv(l *lane) []string {
+	env := []string{
+		"AFTERFIN_TEST_ACCEPT=" + k.accept,
+		// A guest has 1 GB and runs some 30 times slower than its host: the load is
+		// made of this many connections for each of two threads, 100,000 elsewhere.
+		"AFTERFIN_TEST_CONNECTIONS=3000",
+	}
+	if l.cpus == 1 {
+		// Busy processes take all but a share of the one CPU, and of the run.
+		env = append(env, "AFTERFIN_TEST_NOISE=1")
+	}
+	if k.lacks != "" {
+		env = append(env, "AFTERFIN_TEST_LACKS="+k.lacks)
+	}
+	return env
+}
+
+// tested are the packages of a kernel, and the tests of cmd/afterfin if not all.
+func (k *kernel) tested() []string {
+	if k.lacks != "" {
+		return withoutTracing
+	}
+	return packages
+}
+
+// only gives a pattern for the tests of a package that make sense without
+// tracing; empty for all.
+func (k *kernel) only(pkg string) string {
+	if k.lacks != "" && pkg == "cmd/afterfin" {
+		return "^TestKernelPromise$"
+	}
+	return ""
+}
+
+// choose picks kernels by their names, separated by commas; all without names.
+// A name without an architecture stands for amd64.
+func choose(names string) ([]kernel, error) {
+	if names == "" {
+		return kernels, nil
+	}
+	var chosen []kernel
+	for name := range strings.SplitSeq(names, ",") {
+		found := false
+		for _, k := range kernels {
+			if k.name == strings.TrimSpace(name) {
+				chosen, found = append(chosen, k), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("kernel %q is not in the matrix: %s", name, strings.Join(kernelNames(), ", "))
+		}
+	}
+	return chosen, nil
+}
+
+func kernelNames() []string {
+	var names []string
+	for _, k := range kernels {
+		names = append(names, k.name)
+	}
+	return names
+}

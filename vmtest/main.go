@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command vmtest runs our kernel tests in guests with the kernels that afterfin
+// promises to work on. See kernels.go for what is promised.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Stdout, os.Stderr, os.Getenv, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) string, args []string) int {
+	flags := flag.NewFlagSet("vmtest", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	kernelPath := flags.String("kernel", "", "run on this `file`, a kernel image with its modules built in, instead of the matrix")
+	pattern := flags.String("run", "", "only tests that match, as go test -run")
+	laneName := flags.String("lane", "", "virtual or concurrent (default both)")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	s := &session{stdout: stdout, stderr: stderr, pattern: *pattern}
+	err := s.setUp(*kernelPath, getenv("KERNELS"), *laneName, flags.Args())
+	if err == nil {
+		err = s.run(ctx)
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "error: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func (s *session) setUp(kernelPath, names, laneName string, rest []string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("unknown argument %q", rest[0])
+	}
+	var err error
+	if s.kernels, err = choose(names); err != nil {
+		return err
+	}
+	if kernelPath != "" {
+		if s.given, err = givenKernel(kernelPath); err != nil {
+			return err
+		}
+		s.kernels = []kernel{{name: filepath.Base(kernelPath), arch: runtime.GOARCH, cpu: machines[runtime.GOARCH].cpu}}
+	}
+	for _, l := range lanes {
+		if laneName == "" || laneName == l.name {
+			s.lanes = append(s.lanes, l)
+		}
+	}
+	if s.lanes == nil {
+		return fmt.Errorf("--lane: %q is neither virtual nor concurrent", laneName)
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find a folder for kernels: %w", err)
+	}
+	s.cache = filepath.Join(user, "afterfin", "vmtest")
+	s.logs = filepath.Join(s.cache, "logs")
+	if err := os.MkdirAll(s.logs, 0o755); err != nil {
+		return err
+	}
+	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return fmt.Errorf("find the source: %w", err)
+	}
+	s.builder.module = filepath.Dir(strings.TrimSpace(string(gomod)))
+	return nil
+}
+
+// givenKernel checks what the user gave: QEMU starts anything and says nothing.
+func givenKernel(path string) (*image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--kernel: %w", err)
+	}
+	defer f.Close()
+	head := make([]byte, 0x210)
+	if _, err := io.ReadFull(f, head); err != nil || !isKernel(head, runtime.GOARCH) {
+		return nil, fmt.Errorf("--kernel: %s is no Linux kernel image for %s", path, runtime.GOARCH)
+	}
+	return &image{path: path, release: filepath.Base(path)}, nil
+}
+
+// isKernel looks for the magic words of the boot protocols.
+func isKernel(head []byte, arch string) bool {
+	if arch == "arm64" {
+		return slices.Equal(head[0x38:0x3c], []byte("ARM\x64")) || slices.Equal(head[:2], []byte{0x1f, 0x8b}) // or gzip
+	}
+	return slices.Equal(head[0x202:0x206], []byte("HdrS"))
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+)
+
+// session is one run of vmtest.
+type session struct {
+	stdout, stderr io.Writer
+	pattern        string
+	kernels        []kernel
+	lanes          []lane
+	given          *image // of --kernel
+	cache, logs    string
+	builder        builder
+
+	mu   sync.Mutex // of the writers
+	rows []tableRow
+}
+
+// tableRow is a guest in the table at the end.
+type tableRow struct {
+	job     *job
+	outcome *outcome
+	wall    time.Duration
+	err     error
+}
+
+func (s *session) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(s.stderr, format+"\n", args...)
+}
+
+func (s *session) print(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintln(s.stdout, text)
+}
+
+func (s *session) run(ctx context.Context) error {
+	var err error
+	if s.builder.dir, err = os.MkdirTemp("", "afterfin-build-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(s.builder.dir)
+	jobs, err := s.jobs(ctx)
+	if err != nil {
+		return err
+	}
+	s.runAll(ctx, jobs)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.table()
+	failed := 0
+	for _, r := range s.rows {
+		if r.err != nil {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d guests fail", failed, len(s.rows))
+	}
+	return nil
+}
+
+// jobs prepares every guest: what can fail for want of something fails before any starts.
+func (s *session) jobs(ctx context.Context) ([]*job, error) {
+	built := make(map[string]*binaries)
+	for _, arch := range append(s.archs(), runtime.GOARCH) { // that one can list its tests
+		if built[arch] != nil {
+			continue
+		}
+		s.note("building the tests for %s", arch)
+		var err error
+		if built[arch], err = s.builder.build(ctx, arch); err != nil {
+			return nil, err
+		}
+	}
+	var jobs []*job
+	for i := range s.kernels {
+		k := &s.kernels[i]
+		m := machines[k.arch]
+		if err := need(ctx, m.program, m.pkg); err != nil {
+			return nil, err
+		}
+		img := s.given
+		if img == nil {
+			got, err := fetch(ctx, k, s.cache, s.note)
+			if err != nil {
+				return nil, fmt.Errorf("get kernel %s: %w", k.name, err)
+			}
+			img = &got
+		}
+		for l := range s.lanes {
+			j := &job{kernel: k, lane: &s.lanes[l], image: *img}
+			if err := s.builder.pack(ctx, j, built[k.arch], s.pattern); err != nil {
+				return nil, err
+			}
+			jobs = append(jobs, j)
+		}
+	}
+	return jobs, nil
+}
+
+func (s *session) archs() []string {
+	var archs []string
+	for _, k := range s.kernels {
+		archs = append(archs, k.arch)
+	}
+	slices.Sort(archs)
+	return slices.Compact(archs)
+}
+
+// runAll starts as many guests at once as there are CPUs for them: guests of one
+// CPU side by side first, since virtual time does not mind, then those that need two.
+func (s *session) runAll(ctx context.Context, jobs []*job) {
+	for _, cpus := range []int{1, 2} {
+		var group sync.WaitGroup
+		slots := make(chan struct{}, max(1, runtime.NumCPU()/cpus))
+		for _, j := range jobs {
+			if j.lane.cpus != cpus {
+				continue
+			}
+			slots <- struct{}{}
+			group.Go(func() {
+				defer func() { <-slots }()
+				if ctx.Err() == nil {
+					s.runOne(ctx, j)
+				}
+			})
+		}
+		group.Wait()
+	}
+}
+
+func (s *session) runOne(ctx context.Context, j *job) {
+	name := j.kernel.name + "/" + j.lane.name
+	log := filepath.Join(s.logs, j.kernel.name+"."+j.lane.name+".log")
+	begin := time.Now()
+	o := newOutcome(j, s.print)
+	s.note("%s: %s starts", name, j.image.release)
+	err := boot(ctx, j, log, o.take)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil { // then what is missing says nothing more
+		err = fmt.Errorf("%w, after %d of %d tests\n%s", err, o.passed+o.failed+o.skips, j.count(), tail(log, 30))
+	} else {
+		err = o.verdict()
+	}
+	if err != nil {
+		s.print(fmt.Sprintf("FAIL: %s: %v\n(boot log: %s)", name, err, log))
+	}
+	s.note("%s: %d tests in %.0f guest seconds, %.0f s", name, o.passed+o.failed+o.skips, o.end.Seconds(), time.Since(begin).Seconds())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows = append(s.rows, tableRow{j, o, time.Since(begin), err})
+}
+
+// tail gives the last lines of a boot log.
+func tail(path string, n int) string {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(strings.ReplaceAll(string(raw), "\r", "")), "\n")
+	return "    " + strings.Join(lines[max(0, len(lines)-n):], "\n    ")
+}
+
+func (s *session) table() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nkernel\trelease\tlane\taccept by\ttests\tskipped\tguest s\twall s\tdigest\t")
+	for _, r := range s.rows {
+		verdict := "ok"
+		if r.err != nil {
+			verdict = "FAIL"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.job.lane.name, r.job.kernel.accept,
+			r.outcome.passed+r.outcome.failed, r.outcome.skips, r.outcome.end.Seconds(), r.wall.Seconds(), r.outcome.fingerprint(), verdict)
+	}
+	w.Flush()
+}
