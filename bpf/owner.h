@@ -11,7 +11,7 @@
 
 #include "maps.h"
 
-/* False where nobody is to be named: a kernel thread, or ourselves dropping a last reference. */
+/* False where nobody is to be named: a kernel thread. */
 static __always_inline bool owner_of_task(struct owner *o, struct task_struct *task, __u8 how)
 {
 	struct task_struct *leader = task->group_leader;
@@ -32,7 +32,7 @@ static __always_inline void own_by_current(struct conn *c, __u8 how)
 	struct task_struct *task = bpf_get_current_task_btf();
 	bool indirect = c->owner.how == AF_HOW_UNKNOWN || c->owner.how == AF_HOW_LISTEN;
 
-	if (self_tgid && task->tgid == self_tgid)
+	if (self_tgid && task->tgid == self_tgid) /* the iterator dropped a last reference */
 		return;
 	/* The first direct evidence about a process stands: the one who connected and now closes stays `connect`. */
 	if (!indirect && c->owner.pid == task->tgid)
@@ -70,11 +70,12 @@ static __always_inline bool closed_by_holder(struct sock *sk, int from)
 static __always_inline void learn_owner(struct conn *c, struct sock *sk, int from, int to)
 {
 	if (from == TCP_CLOSE && to == TCP_SYN_SENT) { /* tcp_v4_connect, tcp_v6_connect */
-		c->owner.how = AF_HOW_UNKNOWN; /* the socket's earlier life does not count */
+		c->owner = (struct owner){}; /* the socket's earlier life does not count */
+		c->deferred = false;
 		c->side = AF_SIDE_CONNECT;
 		own_by_current(c, AF_HOW_CONNECT);
 	} else if (from == TCP_CLOSE && to == TCP_LISTEN) { /* inet_csk_listen_start */
-		c->owner.how = AF_HOW_UNKNOWN;
+		c->owner = (struct owner){};
 		own_by_current(c, AF_HOW_LISTEN);
 	} else if (from == TCP_SYN_RECV && to == TCP_ESTABLISHED) {
 		/* tcp_rcv_state_process() calls tcp_shutdown() itself then (94062790aedb, 6.9 and stable). */
@@ -91,7 +92,6 @@ static __always_inline void learn_owner(struct conn *c, struct sock *sk, int fro
 static __always_inline void put_by_cookie(struct sock *sk, const struct owner *o, __u64 flags)
 {
 	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-
 	long err;
 
 	/* After CLOSE there is no transition left that would take it. */

@@ -169,12 +169,12 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 			return pipeGone(err)
 		}
 		if stopAt == 0 && ctx.Err() != nil {
-			stopAt = mono()
+			stopAt = feed.Mono()
 		}
 	}
 	sum.Elapsed, sum.CPU = time.Since(begin), ownCPU()
 	now := time.Now()
-	w.Summary(sum, mono(), now)
+	w.Summary(sum, feed.Mono(), now)
 	if t, ok := w.(*view.Text); ok {
 		sum.Hidden = t.Hidden()
 	}
@@ -190,7 +190,7 @@ func tellLost(f *feed.Feed, w writer, told *event.Lost) error {
 	}
 	if lost != *told {
 		*told = lost
-		w.Lost(lost, mono(), time.Now())
+		w.Lost(lost, feed.Mono(), time.Now())
 	}
 	return nil
 }
@@ -201,12 +201,6 @@ func pipeGone(err error) error {
 		return nil
 	}
 	return err
-}
-
-func mono() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
-	return time.Duration(ts.Nano())
 }
 
 func ownCPU() time.Duration {

@@ -173,8 +173,11 @@ func (f *Feed) Wall(mono time.Duration) time.Time {
 }
 
 func clockOffset() time.Duration {
-	return clock(unix.CLOCK_REALTIME) - clock(unix.CLOCK_MONOTONIC)
+	return clock(unix.CLOCK_REALTIME) - Mono()
 }
+
+// Mono reads the clock that events carry, CLOCK_MONOTONIC.
+func Mono() time.Duration { return clock(unix.CLOCK_MONOTONIC) }
 
 func clock(id int32) time.Duration {
 	var ts unix.Timespec

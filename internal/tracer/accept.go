@@ -83,7 +83,8 @@ func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, name string) (*ebpf.Collecti
 }
 
 // acceptProgram picks the program with as many arguments as inet_csk_accept()
-// has here: with another number fexit loads and gives garbage for the result.
+// has here: with another number fexit is refused at best, and at worst gives
+// garbage for the result.
 func acceptProgram() (string, error) {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
