@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* emit.h: reserve, fill, submit; what does not fit is counted. */
+/* emit.h: filter, reserve, fill, submit; what does not fit is counted. */
 #ifndef AFTERFIN_EMIT_H
 #define AFTERFIN_EMIT_H
 
-#include "maps.h"
+#include "filter.h"
 
 /* The ring is lock-free: CPUs may step over the exact byte together, so the mark is this wide. */
 #define WAKEUP_MARK (64 * sizeof(struct af_transition))
@@ -18,16 +18,21 @@ static __always_inline __u64 wakeup_flags(void)
 	return BPF_RB_NO_WAKEUP;
 }
 
-static __always_inline void emit(const struct af_transition *t)
+/* A global function, so that the verifier walks the filters once. o is NULL if there is no memory of the socket. */
+__noinline int tell(const struct af_transition *t, const struct owner *o, bool v4)
 {
-	struct af_transition *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
+	struct af_transition *slot;
 
+	if (!t || !wanted(t, o, v4))
+		return 0;
+	slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
 	if (!slot) {
 		count(AF_LOST_RING);
-		return;
+		return 0;
 	}
 	*slot = *t;
 	bpf_ringbuf_submit(slot, wakeup_flags());
+	return 0;
 }
 
 #endif

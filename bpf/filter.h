@@ -48,7 +48,7 @@ static __always_inline bool wanted_owner(const struct owner *o, bool listener)
 	return true;
 }
 
-static __always_inline bool wanted(const struct af_transition *t, const struct conn *c, bool v4)
+static __always_inline bool wanted(const struct af_transition *t, const struct owner *o, bool v4)
 {
 	if (want_states && !(want_states & (1U << t->from | 1U << t->to)))
 		return false;
@@ -60,7 +60,7 @@ static __always_inline bool wanted(const struct af_transition *t, const struct c
 		return false;
 	if (want_rports_n && !has_port(want_rports, want_rports_n, t->rport))
 		return false;
-	return !c || wanted_owner(&c->owner, t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE));
+	return !o || wanted_owner(o, t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE));
 }
 
 #endif

@@ -11,6 +11,16 @@
 
 #include "maps.h"
 
+/* What a transition shows of its socket, beside what is told of it. */
+struct look {
+	bool v4; /* also v4-mapped */
+	bool held; /* a struct socket holds it */
+	bool file; /* and that one has a file */
+	bool dead; /* SOCK_DEAD: nobody holds it any more */
+	bool mptcp; /* a subflow */
+	__u8 shutdown; /* sk_shutdown */
+};
+
 /* False where nobody is to be named: a kernel thread. */
 static __always_inline bool owner_of_task(struct owner *o, struct task_struct *task, __u8 how)
 {
@@ -57,35 +67,37 @@ static __always_inline bool is_mptcp(void *sk)
  * place; a reset, a timeout and an abort set sk_err first, and the normal last steps
  * (LAST_ACK, FIN_WAIT2, CLOSING) run in a softirq. MPTCP ends its subflows from anywhere.
  */
-static __always_inline bool closed_by_holder(struct sock *sk, int from)
+static __always_inline bool closed_by_holder(const struct af_transition *t, const struct look *l)
 {
-	if (from != TCP_ESTABLISHED && from != TCP_CLOSE_WAIT && from != TCP_SYN_SENT && from != TCP_SYN_RECV)
+	if (t->from != TCP_ESTABLISHED && t->from != TCP_CLOSE_WAIT && t->from != TCP_SYN_SENT && t->from != TCP_SYN_RECV)
 		return false;
-	if (sk->sk_err || !sk->sk_socket || !sk->sk_socket->file)
-		return false;
-	return !is_mptcp(sk);
+	return !t->sk_err && l->file && !l->mptcp;
 }
 
 /* What this transition says about the owner. */
-static __always_inline void learn_owner(struct conn *c, struct sock *sk, int from, int to)
+static __always_inline void learn_owner(struct conn *c, const struct af_transition *t, const struct look *l)
 {
+	__u8 how = AF_HOW_UNKNOWN, from = t->from, to = t->to;
+
 	if (from == TCP_CLOSE && to == TCP_SYN_SENT) { /* tcp_v4_connect, tcp_v6_connect */
 		c->owner = (struct owner){}; /* the socket's earlier life does not count */
 		c->deferred = false;
 		c->side = AF_SIDE_CONNECT;
-		own_by_current(c, AF_HOW_CONNECT);
+		how = AF_HOW_CONNECT;
 	} else if (from == TCP_CLOSE && to == TCP_LISTEN) { /* inet_csk_listen_start */
 		c->owner = (struct owner){};
-		own_by_current(c, AF_HOW_LISTEN);
+		how = AF_HOW_LISTEN;
 	} else if (from == TCP_SYN_RECV && to == TCP_ESTABLISHED) {
 		/* tcp_rcv_state_process() calls tcp_shutdown() itself then (94062790aedb, 6.9 and stable). */
-		c->deferred = sk->sk_shutdown & SEND_SHUTDOWN;
+		c->deferred = l->shutdown & SEND_SHUTDOWN;
 	} else if (to == TCP_FIN_WAIT1 || to == TCP_LAST_ACK) { /* tcp_close_state: close, shutdown, exit */
 		if (from != to && !c->deferred)
-			own_by_current(c, AF_HOW_CLOSE);
-	} else if (to == TCP_CLOSE && closed_by_holder(sk, from)) {
-		own_by_current(c, AF_HOW_CLOSE);
+			how = AF_HOW_CLOSE;
+	} else if (to == TCP_CLOSE && closed_by_holder(t, l)) {
+		how = AF_HOW_CLOSE;
 	}
+	if (how != AF_HOW_UNKNOWN)
+		own_by_current(c, how);
 }
 
 /* sk is an address; its cookie is there, since a dump or a transition has asked for it. */

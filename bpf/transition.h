@@ -4,7 +4,6 @@
 #define AFTERFIN_TRANSITION_H
 
 #include "emit.h"
-#include "filter.h"
 #include "owner.h"
 
 /* 0 for ::ffff:a.b.c.d. Without branches: the verifier of 6.1 walks all that follows once for each. */
@@ -51,30 +50,52 @@ static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
 }
 
 /*
+ * Everything that is read of the socket, before anything is decided. Nothing here depends on
+ * what the change is: each branch that did would be walked by the verifier once for all that
+ * follows. The two pointers come first for the same reason: kernels from 6.4 to 6.18 search
+ * all of the kernel's type names each time that the verifier comes by such a load.
+ */
+static __always_inline void look_at(struct af_transition *t, struct look *l, struct sock *sk)
+{
+	struct socket *sock = sk->sk_socket;
+	struct file *file;
+
+	t->netns = sk->__sk_common.skc_net.net->ns.inum;
+	t->cookie = bpf_get_socket_cookie(sk);
+	t->sk_err = sk->sk_err;
+	l->shutdown = sk->sk_shutdown;
+	l->dead = sk->__sk_common.skc_flags >> SOCK_DEAD & 1;
+	l->mptcp = is_mptcp(sk);
+	l->v4 = fill_addresses(t, sk);
+	fill_ports(t, sk);
+	if (sock) {
+		l->held = true;
+		file = sock->file;
+		if (file) {
+			l->file = true;
+			t->inode = file->f_inode->i_ino;
+		}
+	}
+}
+
+/*
  * A TCP socket that no struct socket holds is in the accept queue, or was closed by everybody
  * (then SOCK_DEAD is set), or is a subflow that mptcp_close() has let go of (then it is not).
  */
-static __always_inline bool never_held(struct sock *sk, int from)
+static __always_inline bool never_held(const struct look *l, int from)
 {
-	if (sk->sk_socket || from == TCP_CLOSE || sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))
+	if (l->held || from == TCP_CLOSE || l->dead)
 		return false;
-	return from == TCP_SYN_RECV || !is_mptcp(sk);
+	return from == TCP_SYN_RECV || !l->mptcp;
 }
 
-static __always_inline void fill_file(struct af_transition *t, struct conn *c, struct sock *sk)
+static __always_inline void fill_accepted(struct af_transition *t, struct conn *c, const struct look *l)
 {
-	struct socket *sock = sk->sk_socket;
-	struct file *file = sock ? sock->file : NULL;
-
-	if (file)
-		t->inode = file->f_inode->i_ino;
-	if (t->from == TCP_LISTEN && t->to == TCP_SYN_RECV)
-		t->accepted = AF_ACCEPTED_NO;
-	if (!c || c->side == AF_SIDE_CONNECT || t->from == TCP_LISTEN || t->to == TCP_LISTEN)
+	if (c->side == AF_SIDE_CONNECT || t->from == TCP_LISTEN || t->to == TCP_LISTEN)
 		return;
-	if (c->side == AF_SIDE_ACCEPT && sock) {
+	if (c->side == AF_SIDE_ACCEPT && l->held) {
 		c->accepted = AF_ACCEPTED_YES;
-	} else if (!c->accepted && never_held(sk, t->from)) {
+	} else if (!c->accepted && never_held(l, t->from)) {
 		c->side = AF_SIDE_ACCEPT; /* only accepting makes sockets that nothing ever held */
 		t->accepted = AF_ACCEPTED_NO;
 		return;
@@ -103,7 +124,7 @@ static __always_inline void begin_accept_side(struct conn *c, __u64 now)
 }
 
 /* Tell the LISTEN→SYN_RECV that was held back, now that the child has its own cookie and remote. */
-static __always_inline void emit_held(struct conn *c, const struct af_transition *now, bool v4)
+static __always_inline void tell_held(struct conn *c, const struct af_transition *now, const struct look *l)
 {
 	struct af_transition t = *now;
 
@@ -113,18 +134,66 @@ static __always_inline void emit_held(struct conn *c, const struct af_transition
 	t.sk_err = 0;
 	t.from = TCP_LISTEN;
 	t.to = TCP_SYN_RECV;
+	t.side = c->side;
 	t.accepted = AF_ACCEPTED_NO;
 	fill_owner(&t, c);
 	c->born_ns = 0;
-	if (wanted(&t, c, v4))
-		emit(&t);
+	tell(&t, &c->owner, l->v4);
+}
+
+/*
+ * What the change means, given what the socket showed. A global function: the verifier walks
+ * it once, for any arguments, and not again for each way that leads here.
+ */
+__noinline int decide(struct af_transition *t, struct conn *c, const struct look *l)
+{
+	bool arrives;
+
+	if (!t || !l) /* the verifier wants to see this; it never is */
+		return 0;
+	arrives = t->from == TCP_LISTEN && t->to == TCP_SYN_RECV;
+	/*
+	 * Up to 6.12 the child still has its listener's cookie here and no remote port
+	 * (inet_csk_clone_lock() sets both after the change).
+	 */
+	if (arrives) {
+		t->accepted = AF_ACCEPTED_NO;
+		if (!t->rport)
+			t->cookie = 0;
+	}
+	if (!c) { /* no memory for it, which is counted */
+		tell(t, NULL, l->v4);
+		return 0;
+	}
+	c->told = true;
+	if (arrives) {
+		begin_accept_side(c, t->mono_ns);
+		if (!t->rport) { /* hold the row until the next one */
+			c->born_ns = t->mono_ns;
+			return 0;
+		}
+	}
+	if (c->born_ns)
+		tell_held(c, t, l);
+	if (owner_left_by_cookie(c))
+		take_by_cookie(c, t->cookie);
+	fill_accepted(t, c, l);
+	learn_owner(c, t, l);
+	t->side = c->side;
+	fill_owner(t, c);
+	/* If a transition was missed (recursion, attach), the time in state is unknown. */
+	if (c->state == t->from)
+		t->entered_ns = c->entered_ns;
+	c->state = t->to;
+	c->entered_ns = t->mono_ns;
+	tell(t, &c->owner, l->v4);
+	return 0;
 }
 
 static __always_inline void transition(struct sock *sk, int from, int to)
 {
 	struct af_transition t = {};
-	struct conn *c;
-	bool v4;
+	struct look l = {};
 
 	if (sk->sk_protocol != IPPROTO_TCP) /* MPTCP's own socket: its subflows tell the story */
 		return;
@@ -133,49 +202,8 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	t.mono_ns = bpf_ktime_get_ns();
 	t.from = from;
 	t.to = to;
-	c = conn_of(sk);
-	if (c)
-		c->told = true;
-
-	if (c && from == TCP_LISTEN && to == TCP_SYN_RECV) {
-		begin_accept_side(c, t.mono_ns);
-		/*
-		 * Up to 6.12 the child still has its listener's cookie here and no remote port
-		 * (inet_csk_clone_lock() sets both after the change): hold the row until the next one.
-		 */
-		if (!sk->__sk_common.skc_dport) {
-			c->born_ns = t.mono_ns;
-			return;
-		}
-	}
-
-	t.netns = sk->__sk_common.skc_net.net->ns.inum;
-	t.sk_err = sk->sk_err;
-	v4 = fill_addresses(&t, sk);
-	fill_ports(&t, sk);
-	if (from != TCP_LISTEN || to != TCP_SYN_RECV || t.rport)
-		t.cookie = bpf_get_socket_cookie(sk);
-
-	if (c) {
-		t.side = c->side;
-		if (c->born_ns)
-			emit_held(c, &t, v4);
-		if (owner_left_by_cookie(c))
-			take_by_cookie(c, t.cookie);
-	}
-	fill_file(&t, c, sk);
-	if (c) {
-		learn_owner(c, sk, from, to);
-		t.side = c->side;
-		fill_owner(&t, c);
-		/* If a transition was missed (recursion, attach), the time in state is unknown. */
-		if (c->state == from)
-			t.entered_ns = c->entered_ns;
-		c->state = to;
-		c->entered_ns = t.mono_ns;
-	}
-	if (wanted(&t, c, v4))
-		emit(&t);
+	look_at(&t, &l, sk);
+	decide(&t, conn_of(sk), &l);
 }
 
 /*

@@ -249,15 +249,15 @@ func newNetNS(t *testing.T) *lab.NetNS {
 
 func play(t *testing.T, scenes map[string]func(*scene), accept string) {
 	parent := t
+	watchers := []*watcher{startWatch(t), startWatch(t, "--exact-owner")}
+	for _, w := range watchers {
+		checkHooks(t, w, accept)
+	}
 	noise, err := lab.StartNoise(knob(t, noiseSize, 4))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noise.Stop() })
-	watchers := []*watcher{startWatch(t), startWatch(t, "--exact-owner")}
-	for _, w := range watchers {
-		checkHooks(t, w, accept)
-	}
 	played := make(map[string]*scene)
 	for name, script := range scenes {
 		for _, f := range families {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"afterfin/internal/tracer"
 )
 
 // env is all that a command knows of the world outside, so that tests run
@@ -25,6 +27,7 @@ type env struct {
 	terminal bool   // stdout is one
 	abort    func() // end at once, with exitRuntime: a write to stdout never returns
 	getenv   func(string) string
+	types    *tracer.Types // shared by tests; nil: parsed for each tracer and dropped
 }
 
 // Exit codes, part of the contract.

@@ -182,7 +182,7 @@ func TestNothingLeaks(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 		defer cancel()
 		var stderr strings.Builder
-		if code := run(env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv, abort: func() { panic("stdout is blocked") }}, []string{"watch", "--exact-owner"}); code != exitOK {
+		if code := run(env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv, types: types, abort: func() { panic("stdout is blocked") }}, []string{"watch", "--exact-owner"}); code != exitOK {
 			t.Fatalf("exit %d: %s", code, &stderr)
 		}
 	}

@@ -71,6 +71,7 @@ func watch(e env, cfg feed.Config, output string, duration time.Duration) error 
 	if err := refuse(doctor.Quick()); err != nil {
 		return err
 	}
+	cfg.Types = e.types
 	f, err := feed.Open(cfg)
 	if err != nil {
 		// What failed has a name and a remedy, if doctor can find it.

@@ -14,11 +14,17 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"afterfin/internal/tracer"
 )
 
 // patience is how long a test waits for something before it says that it never
 // came: long, for emulated machines.
 const patience = 40 * time.Second
+
+// types of the kernel: parsing them once for all tracers of these tests spares
+// an emulated machine a second for each.
+var types = tracer.NewTypes()
 
 // row is a line of watch -o json, read as a script would.
 type row struct {
@@ -86,7 +92,7 @@ func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
 	w := &watcher{name: strings.Join(args, " "), cancel: cancel, code: make(chan int, 1), read: make(chan struct{}), stderr: &notes{ready: make(chan struct{})}}
 	w.more = sync.NewCond(&w.mu)
 	go func() {
-		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv, abort: func() { panic("stdout is blocked") }}, append([]string{"watch"}, args...))
+		code := run(env{ctx: ctx, stdout: stdout, stderr: w.stderr, getenv: os.Getenv, types: types, abort: func() { panic("stdout is blocked") }}, append([]string{"watch"}, args...))
 		if c, ok := stdout.(io.Closer); ok {
 			c.Close()
 		}

@@ -42,11 +42,12 @@ type Check struct {
 // Run does every check. It attaches for a moment, and leaves nothing behind.
 func Run() []Check {
 	checks := append([]Check{kernel()}, Quick()...)
+	types := tracer.NewTypes()
 	return append(checks,
 		tried("ring buffer", tracer.ProbeRing(), Feature, "events without a wake-up each", "kernel 5.8 or later"),
-		tried("tp_btf", tracer.ProbeState(), Feature, "every TCP state change, with cookie and memory per socket", "kernel 5.12 or later with CONFIG_DEBUG_INFO_BTF=y"),
-		tried("iterators", tracer.ProbeIterators(), Feature, "owners of sockets older than afterfin", "kernel 5.12 or later"),
-		tried("fentry", tracer.ProbeFexit(), Optional, "who accepted a connection, for free; else rows say listen until the descriptor or the close tells",
+		tried("tp_btf", tracer.ProbeState(types), Feature, "every TCP state change, with cookie and memory per socket", "kernel 5.12 or later with CONFIG_DEBUG_INFO_BTF=y"),
+		tried("iterators", tracer.ProbeIterators(types), Feature, "owners of sockets older than afterfin", "kernel 5.12 or later"),
+		tried("fentry", tracer.ProbeFexit(types), Optional, "who accepted a connection, for free; else rows say listen until the descriptor or the close tells",
 			"watch --exact-owner sees accept() without it, at a cost per system call"),
 		inetDiag(), reach(), tracefs(), pidNS())
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Filter     event.Filter
 	ExactOwner bool
 	NetNSPath  string // with Filter.NetNS: how to enter it
+	Types      *tracer.Types
 }
 
 // Start is what was there and what was chosen when the feed became ready.
@@ -68,7 +69,7 @@ func Open(cfg Config) (*Feed, error) {
 		f.start.CallBefore = tracer.CallCost()
 	}
 	var err error
-	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner}); err != nil {
+	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, Types: cfg.Types}); err != nil {
 		return nil, err
 	}
 	f.start.Hooks = f.tracer.Hooks()

@@ -15,15 +15,15 @@ import (
 // attachAccept chooses how accept() is seen: fexit where it loads and attaches
 // (some kernels load it and refuse the attach), else tp_btf/sys_exit if asked
 // for, else not at all.
-func (t *Tracer) attachAccept(spec *ebpf.CollectionSpec, exact bool) error {
-	refused := t.attachFexit(spec)
+func (t *Tracer) attachAccept(spec *ebpf.CollectionSpec, cfg Config) error {
+	refused := t.attachFexit(spec, cfg.Types)
 	if refused == nil {
 		t.hooks = append(t.hooks, Hook{Gives: "accept", Program: "fexit/inet_csk_accept"})
 		return nil
 	}
 	hook := Hook{Gives: "accept", Why: "fexit: " + refused.Error()}
-	if exact {
-		if err := t.attachSysExit(spec); err != nil {
+	if cfg.ExactOwner {
+		if err := t.attachSysExit(spec, cfg.Types); err != nil {
 			return err
 		}
 		hook.Program = "tp_btf/sys_exit"
@@ -32,12 +32,12 @@ func (t *Tracer) attachAccept(spec *ebpf.CollectionSpec, exact bool) error {
 	return nil
 }
 
-func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec) error {
-	name, err := acceptProgram()
+func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec, types *Types) error {
+	name, err := acceptProgram(types)
 	if err != nil {
 		return err
 	}
-	coll, err := t.loadOne(spec, name)
+	coll, err := t.loadOne(spec, types, name)
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-func (t *Tracer) attachSysExit(spec *ebpf.CollectionSpec) error {
-	coll, err := t.loadOne(spec, "sys_exit")
+func (t *Tracer) attachSysExit(spec *ebpf.CollectionSpec, types *Types) error {
+	coll, err := t.loadOne(spec, types, "sys_exit")
 	if err != nil {
 		return fmt.Errorf("--exact-owner: %w", err)
 	}
@@ -67,7 +67,7 @@ func (t *Tracer) TaxesCalls() bool {
 }
 
 // loadOne loads one more program over the maps that are there.
-func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, name string) (*ebpf.Collection, error) {
+func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, types *Types, name string) (*ebpf.Collection, error) {
 	one := spec.Copy()
 	keep(one, name)
 	for m := range one.Maps {
@@ -75,7 +75,7 @@ func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, name string) (*ebpf.Collecti
 			delete(one.Maps, m)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: t.coll.Maps})
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: t.coll.Maps, Cache: types.cache})
 	if err != nil {
 		return nil, plain("load", err)
 	}
@@ -85,8 +85,8 @@ func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, name string) (*ebpf.Collecti
 // acceptProgram picks the program with as many arguments as inet_csk_accept()
 // has here: with another number fexit is refused at best, and at worst gives
 // garbage for the result.
-func acceptProgram() (string, error) {
-	kernel, err := btf.LoadKernelSpec()
+func acceptProgram(types *Types) (string, error) {
+	kernel, err := types.cache.Kernel()
 	if err != nil {
 		return "", err
 	}

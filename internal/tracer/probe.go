@@ -21,38 +21,38 @@ func ProbeRing() error {
 }
 
 // ProbeState tries the state tracepoint with socket storage and cookies (5.12).
-func ProbeState() error {
-	return probe("set_state", func(p *ebpf.Program) (link.Link, error) {
+func ProbeState(types *Types) error {
+	return probe(types, "set_state", func(p *ebpf.Program) (link.Link, error) {
 		return link.AttachTracing(link.TracingOptions{Program: p})
 	})
 }
 
 // ProbeIterators tries the walk over all descriptors.
-func ProbeIterators() error {
-	return probe("holders", func(p *ebpf.Program) (link.Link, error) {
+func ProbeIterators(types *Types) error {
+	return probe(types, "holders", func(p *ebpf.Program) (link.Link, error) {
 		return link.AttachIter(link.IterOptions{Program: p})
 	})
 }
 
 // ProbeFexit tries fexit on inet_csk_accept.
-func ProbeFexit() error {
-	name, err := acceptProgram()
+func ProbeFexit(types *Types) error {
+	name, err := acceptProgram(types)
 	if err != nil {
 		return err
 	}
-	return probe(name, func(p *ebpf.Program) (link.Link, error) {
+	return probe(types, name, func(p *ebpf.Program) (link.Link, error) {
 		return link.AttachTracing(link.TracingOptions{Program: p})
 	})
 }
 
-func probe(program string, attach func(*ebpf.Program) (link.Link, error)) error {
+func probe(types *Types, program string, attach func(*ebpf.Program) (link.Link, error)) error {
 	spec, err := load()
 	if err != nil {
 		return err
 	}
 	keep(spec, program)
 	spec.Maps["events"].MaxEntries = 1 << 16 // nobody reads it
-	coll, err := ebpf.NewCollection(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types.cache})
 	if err != nil {
 		return plain("load", err)
 	}

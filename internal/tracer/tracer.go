@@ -45,6 +45,9 @@ type Config struct {
 	// ExactOwner arms tp_btf/sys_exit where fexit is refused, so that accept() is
 	// seen. It costs every system call of every process; measure with CallCost.
 	ExactOwner bool
+
+	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
+	Types *Types
 }
 
 // Hook is one thing the tracer attached, or could not.
@@ -73,6 +76,9 @@ type Tracer struct {
 // the program and wrap the errno (unix.EPERM without CAP_BPF and CAP_PERFMON).
 // The caller closes the Tracer.
 func New(cfg Config) (*Tracer, error) {
+	if cfg.Types == nil {
+		cfg.Types = NewTypes()
+	}
 	spec, err := load()
 	if err != nil {
 		return nil, err
@@ -82,7 +88,7 @@ func New(cfg Config) (*Tracer, error) {
 	}
 	base := spec.Copy()
 	keep(base, "set_state", "set_state_skipped", "holders", "mptcp_listeners")
-	coll, err := ebpf.NewCollection(base)
+	coll, err := ebpf.NewCollectionWithOptions(base, ebpf.CollectionOptions{Cache: cfg.Types.cache})
 	if err != nil {
 		return nil, plain("load", err)
 	}
@@ -107,7 +113,7 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
 		return plain("attach mptcp_listeners", err)
 	}
 	t.links = append(t.links, t.listeners)
-	if err := t.attachAccept(spec, cfg.ExactOwner); err != nil {
+	if err := t.attachAccept(spec, cfg); err != nil {
 		return err
 	}
 	for _, name := range []string{"set_state", "set_state_skipped"} { // in this order
