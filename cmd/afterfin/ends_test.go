@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -258,23 +259,30 @@ func play(t *testing.T, scenes map[string]func(*scene), accept string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noise.Stop() })
+	var mu sync.Mutex
 	played := make(map[string]*scene)
-	for name, script := range scenes {
-		for _, f := range families {
-			if name == oneFamily && f.name != "ipv4" {
-				continue
-			}
-			t.Run(name+"/"+f.name, func(t *testing.T) {
-				s := &scene{T: t, begin: lab.Mono(), ns: newNetNS(parent), family: f, sock: make(map[uint64]*expected)}
-				played[name+"/"+f.name] = s
-				script(s)
-				for _, w := range watchers {
-					s.check(w)
+	// In a group, since it ends when all of its parallel tests have.
+	t.Run("live", func(t *testing.T) {
+		for name, script := range scenes {
+			for _, f := range families {
+				if name == oneFamily && f.name != "ipv4" {
+					continue
 				}
-				s.end = lab.Mono()
-			})
+				t.Run(name+"/"+f.name, func(t *testing.T) {
+					t.Parallel()
+					s := &scene{T: t, begin: lab.Mono(), ns: newNetNS(parent), family: f, sock: make(map[uint64]*expected)}
+					mu.Lock()
+					played[name+"/"+f.name] = s
+					mu.Unlock()
+					script(s)
+					for _, w := range watchers {
+						s.check(w)
+					}
+					s.end = lab.Mono()
+				})
+			}
 		}
-	}
+	})
 	// Once more when the streams have ended: nothing may have come after the last expected row.
 	for _, w := range watchers {
 		w.stop(t)
@@ -288,7 +296,7 @@ func play(t *testing.T, scenes map[string]func(*scene), accept string) {
 		})
 	}
 	for _, w := range watchers {
-		if sum := w.stop(t); sum.LostRing+sum.Recursion+sum.LostMap+sum.LostRead+sum.Evicted != 0 {
+		if sum := w.stop(t); sum.LostRing+sum.Recursion+sum.LostAccept+sum.LostMap+sum.LostRead+sum.Evicted != 0 {
 			t.Errorf("[%s] lost something: %+v", w.name, sum)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 // is the one place that sets these). On any other machine all are empty.
 const (
 	wantAccept      = "AFTERFIN_TEST_ACCEPT"      // what must see accept(): fexit, or none
+	preempts        = "AFTERFIN_TEST_PREEMPTS"    // 1: programs may be preempted, and then skipped for others
 	wantLacks       = "AFTERFIN_TEST_LACKS"       // the doctor check that must fail, with exit code 5
 	noiseSize       = "AFTERFIN_TEST_NOISE"       // busy processes beside the scenes, 4 without
 	loadConnections = "AFTERFIN_TEST_CONNECTIONS" // of each thread under load, 100,000 without

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -83,12 +84,15 @@ func flatOut(t *testing.T, ns *lab.NetNS) row {
 	if err := json.Unmarshal(sink.last, &sum); err != nil || sum.Event != "summary" {
 		t.Fatalf("the last line is %q (%v)", sink.last, err)
 	}
-	t.Logf("%d rows, lost: ring %d, recursion %d, map %d, read %d", sum.Transitions, sum.LostRing, sum.Recursion, sum.LostMap, sum.LostRead)
+	t.Logf("%d rows, lost: ring %d, recursion %d, accept %d, map %d, read %d", sum.Transitions, sum.LostRing, sum.Recursion, sum.LostAccept, sum.LostMap, sum.LostRead)
 	if sum.LostRing != 0 {
 		t.Errorf("%d rows lost for want of room in the ring", sum.LostRing)
 	}
 	if sum.LostMap+sum.LostRead+sum.Evicted != 0 {
 		t.Errorf("lost map %d, read %d, evicted %d", sum.LostMap, sum.LostRead, sum.Evicted)
+	}
+	if sum.LostAccept != 0 && os.Getenv(preempts) == "" {
+		t.Errorf("%d accepts not seen", sum.LostAccept)
 	}
 	return sum
 }

@@ -52,6 +52,7 @@ type row struct {
 	Transitions uint64
 	LostRing    uint64 `json:"lost_ring"`
 	Recursion   uint64 `json:"lost_recursion"`
+	LostAccept  uint64 `json:"lost_accept"`
 	LostMap     uint64 `json:"lost_map"`
 	LostRead    uint64 `json:"lost_read"`
 	Evicted     uint64

@@ -117,6 +117,7 @@ type Holder struct {
 type Lost struct {
 	Ring      uint64 `json:"lost_ring"`      // rows: the ring was full
 	Recursion uint64 `json:"lost_recursion"` // rows: the kernel skipped the program on its own CPU
+	Accept    uint64 `json:"lost_accept"`    // accepts not seen, as the kernel skipped the program: owners stay listen
 	Map       uint64 `json:"lost_map"`       // owners or times that could not be kept: rows without them
 	Read      uint64 `json:"lost_read"`      // fields or records that could not be read
 	Evicted   uint64 `json:"evicted"`        // connections not kept in the table

@@ -246,11 +246,11 @@ func (t *Tracer) Lost() (event.Lost, error) {
 	if t.accept == nil || t.TaxesCalls() { // sys_exit is skipped for any system call: that says nothing
 		return lost, nil
 	}
-	for _, p := range t.accept.Programs { // one: an accept not seen is an owner not known
+	for _, p := range t.accept.Programs { // one
 		if stats, err = p.Stats(); err != nil {
 			return lost, fmt.Errorf("read program statistics: %w", err)
 		}
-		lost.Map += stats.RecursionMisses
+		lost.Accept += stats.RecursionMisses
 	}
 	return lost, nil
 }

@@ -233,8 +233,8 @@ func TestLostText(t *testing.T) {
 	if got := LostText(event.Lost{}); got != "nothing" {
 		t.Errorf("%q", got)
 	}
-	got := LostText(event.Lost{Ring: 183204, Recursion: 1, Map: 2, Read: 3, Evicted: 4})
-	for _, part := range []string{"183,204 rows (ring full)", "1 rows (program skipped", "2 owners", "3 fields", "4 connections"} {
+	got := LostText(event.Lost{Ring: 183204, Recursion: 1, Accept: 5, Map: 2, Read: 3, Evicted: 4})
+	for _, part := range []string{"183,204 rows (ring full)", "1 rows (program skipped", "5 accepts", "2 owners", "3 fields", "4 connections"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("%q lacks %q", got, part)
 		}
@@ -249,8 +249,8 @@ func TestSummaryAndLost(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"time":"2026-11-22T12:00:00.123456789Z","mono_ns":1,"event":"lost","lost_ring":5,"lost_recursion":0,"lost_map":0,"lost_read":0,"evicted":0}
-{"time":"2026-11-22T12:00:00.123456789Z","mono_ns":2,"event":"summary","transitions":9,"lost_ring":0,"lost_recursion":2,"lost_map":0,"lost_read":0,"evicted":0,"cpu_ns":3,"elapsed_ns":4}
+	const want = `{"time":"2026-11-22T12:00:00.123456789Z","mono_ns":1,"event":"lost","lost_ring":5,"lost_recursion":0,"lost_accept":0,"lost_map":0,"lost_read":0,"evicted":0}
+{"time":"2026-11-22T12:00:00.123456789Z","mono_ns":2,"event":"summary","transitions":9,"lost_ring":0,"lost_recursion":2,"lost_accept":0,"lost_map":0,"lost_read":0,"evicted":0,"cpu_ns":3,"elapsed_ns":4}
 `
 	if out.String() != want {
 		t.Errorf("got  %s\nwant %s", out.String(), want)

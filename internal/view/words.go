@@ -20,7 +20,8 @@ func LostText(l event.Lost) string {
 	}{
 		{l.Ring, "rows (ring full)"},
 		{l.Recursion, "rows (program skipped by the kernel)"},
-		{l.Map, "owners or times (no memory for the socket, or accept not seen)"},
+		{l.Accept, "accepts (program skipped by the kernel)"},
+		{l.Map, "owners or times (no memory for the socket)"},
 		{l.Read, "fields (not readable)"},
 		{l.Evicted, "connections not kept in the table"},
 	} {
