@@ -137,8 +137,14 @@ func TestUnprivileged(t *testing.T) {
 	if !errors.Is(err, unix.EPERM) || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
 		t.Errorf("Do = %v", err)
 	}
-	if _, err := Resolve("/proc/1/ns/net"); !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("Resolve of init's netns = %v", err)
+	link := t.TempDir() + "/link"
+	if err := os.Symlink("/proc/1/ns/net", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/proc/1/ns/net", link} {
+		if _, err := Resolve(path); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("Resolve of init's netns = %v", err)
+		}
 	}
 	found, unreadable, err := List()
 	if err != nil || unreadable == 0 || len(found) == 0 {

@@ -82,6 +82,9 @@ func fromPath(path string) (NS, error) {
 		return NS{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	if int64(fsys.Type) != unix.NSFS_MAGIC {
+		if !followed(path) {
+			return NS{}, &fs.PathError{Op: "readlink", Path: path, Err: unix.EACCES}
+		}
 		return NS{}, ErrNotNetNS
 	}
 	file, err := os.Open(path)
@@ -98,6 +101,28 @@ func fromPath(path string) (NS, error) {
 	}
 	inode, err := inodeOf(file)
 	return NS{inode, path}, err
+}
+
+// followed is false if path leads to a link of /proc/PID/ns that the kernel did
+// not follow for want of permission. Some say so with EACCES. Others (Debian's
+// 5.10.262, which has the backport of "proc: protect ptrace_may_access() with
+// exec_update_lock") report success: to them the link is empty, which no other
+// link can be, and ends in the folder that it is in.
+func followed(path string) bool {
+	for range 40 { // as many links as the kernel follows
+		text, err := os.Readlink(path)
+		switch {
+		case err != nil: // no link
+			return true
+		case text == "":
+			return false
+		case filepath.IsAbs(text):
+			path = text
+		default: // not Join, which would take "link/.." for nothing
+			path = path[:strings.LastIndexByte(path, '/')+1] + text
+		}
+	}
+	return true
 }
 
 func inodeOf(file *os.File) (uint32, error) {
