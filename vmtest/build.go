@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"afterfin/vmtest/guest"
 )
@@ -22,6 +23,51 @@ import (
 type builder struct {
 	module string // root of the source
 	dir    string // for what is built
+	note   noter
+}
+
+// scratch makes a folder in parent for what this run builds, and removes those
+// of runs that were killed: whoever uses one holds its lock.
+func scratch(parent string) (dir string, remove func(), err error) {
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", nil, err
+	}
+	making, err := lock(parent, unix.LOCK_EX) // nobody takes a new folder for an old one
+	if err != nil {
+		return "", nil, err
+	}
+	defer making.Close()
+	old, err := filepath.Glob(filepath.Join(parent, "build-*"))
+	if err != nil {
+		return "", nil, err
+	}
+	for _, dir := range old {
+		if unused, err := lock(dir, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			os.RemoveAll(dir)
+			unused.Close()
+		}
+	}
+	if dir, err = os.MkdirTemp(parent, "build-"); err != nil {
+		return "", nil, err
+	}
+	used, err := lock(dir, unix.LOCK_EX)
+	if err != nil {
+		return "", nil, err
+	}
+	return dir, func() { os.RemoveAll(dir); used.Close() }, nil
+}
+
+// lock holds a folder until the file is closed, or its process ends.
+func lock(dir string, how int) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 // binaries of one architecture.
@@ -57,7 +103,7 @@ func (b *builder) compile(ctx context.Context, arch, dir, name string, args []st
 	file := filepath.Join(dir, name)
 	last := len(args) - 1
 	args = append(append(append([]string{}, args[:last]...), "-o", file), args[last])
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := tool(ctx, "go", args...)
 	cmd.Dir = b.module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -69,11 +115,11 @@ func (b *builder) compile(ctx context.Context, arch, dir, name string, args []st
 // list gives the names of a package's tests, from the binary for this machine.
 func (b *builder) list(ctx context.Context, pkg string) ([]string, error) {
 	file := filepath.Join(b.dir, runtime.GOARCH, strings.ReplaceAll(pkg, "/", "_")+".test")
-	cmd := exec.CommandContext(ctx, file, "-test.list", "^Test")
+	cmd := tool(ctx, file, "-test.list", "^Test")
 	cmd.Dir = filepath.Join(b.module, pkg)
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("list tests of %s: %w", pkg, err)
+		return nil, fmt.Errorf("list tests of %s: %w", pkg, explain(err))
 	}
 	return strings.Fields(string(out)), nil
 }
@@ -95,16 +141,18 @@ func (j *job) count() (n int) {
 	return n
 }
 
-// pack makes the initramfs of a job. pattern is the user's --run.
+// pack makes the initramfs of a job, unless no test is to run in it. pattern is the
+// user's --run.
 func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern string) error {
 	content := tree{"/init": bin.init}
 	var plan guest.Plan
 	for _, m := range j.image.modules {
-		raw, err := os.ReadFile(m)
+		raw, err := readModule(ctx, m, b.note)
 		if err != nil {
 			return err
 		}
-		at := "/modules/" + filepath.Base(m)
+		base, _, _ := strings.Cut(filepath.Base(m), ".ko")
+		at := "/modules/" + base + ".ko"
 		content[at] = raw
 		plan.Modules = append(plan.Modules, at)
 	}
@@ -134,7 +182,7 @@ func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern strin
 		})
 	}
 	if len(plan.Runs) == 0 {
-		return fmt.Errorf("no test matches %q", pattern)
+		return nil
 	}
 	raw, err := json.Marshal(plan)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,6 +16,10 @@ import (
 
 // keyring has the keys of the archive that the kernels come from.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// strictUpdate is an option of apt: an update that gets nothing fails. Otherwise it
+// only warns, and the error is that there is no such package.
+const strictUpdate = "APT::Update::Error-Mode=any"
 
 // image is a kernel as a guest needs it.
 type image struct {
@@ -28,7 +31,7 @@ type image struct {
 // fetch gives the kernel's image, from the user's cache if it is there: without
 // it, apt gets the newest package of the suites, with sources and state of its
 // own, so that the system's stay as they are.
-func fetch(ctx context.Context, k *kernel, cache string, note func(string, ...any)) (image, error) {
+func fetch(ctx context.Context, k *kernel, cache string, note noter) (image, error) {
 	home := filepath.Join(cache, "kernels", k.name)
 	if img, err := cached(home); err == nil {
 		return img, nil
@@ -36,11 +39,11 @@ func fetch(ctx context.Context, k *kernel, cache string, note func(string, ...an
 		return image{}, err
 	}
 	note("%s: getting %s of %s", k.name, k.pkg, k.suites[0])
-	work, err := privateApt(k, filepath.Join(cache, "apt", k.name))
+	work, err := privateApt(ctx, k, filepath.Join(cache, "apt", k.name))
 	if err != nil {
 		return image{}, err
 	}
-	if err := work.run(ctx, nil, "apt-get", "update", "-qq"); err != nil {
+	if _, err := work.run(ctx, "apt-get", "update", "-qq"); err != nil {
 		return image{}, err
 	}
 	names, err := work.closure(ctx, k.pkg)
@@ -54,10 +57,10 @@ func fetch(ctx context.Context, k *kernel, cache string, note func(string, ...an
 		return image{}, err
 	}
 	defer os.RemoveAll(work.debs)
-	if err := work.run(ctx, nil, "apt-get", append([]string{"download", "-qq"}, names...)...); err != nil {
+	if _, err := work.run(ctx, "apt-get", append([]string{"download", "-qq"}, names...)...); err != nil {
 		return image{}, err
 	}
-	if err := unpack(ctx, work.debs, home); err != nil {
+	if err := unpack(ctx, work.debs, home, note); err != nil {
 		return image{}, fmt.Errorf("unpack %s: %w", strings.Join(names, " "), err)
 	}
 	return cached(home)
@@ -69,11 +72,11 @@ type apt struct {
 	debs    string // where packages land
 }
 
-func privateApt(k *kernel, dir string) (*apt, error) {
+func privateApt(ctx context.Context, k *kernel, dir string) (*apt, error) {
 	if _, err := os.Stat(keyring); err != nil {
 		return nil, fmt.Errorf("check signatures of %s: install debian-archive-keyring: %w", k.suites[0], err)
 	}
-	mirrors, err := systemMirrors()
+	mirrors, err := systemMirrors(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -107,25 +110,21 @@ func privateApt(k *kernel, dir string) (*apt, error) {
 		"Dir::State=" + filepath.Join(dir, "state"), "Dir::State::status=/dev/null",
 		"Dir::Cache=" + filepath.Join(dir, "cache"),
 		"APT::Architecture=" + k.arch, "APT::Architectures::=" + k.arch,
-		"APT::Sandbox::User=root", "Acquire::Languages=none",
+		"APT::Sandbox::User=root", "Acquire::Languages=none", strictUpdate,
 	} {
 		a.options = append(a.options, "-o", option)
 	}
 	return a, nil
 }
 
-func (a *apt) run(ctx context.Context, out *strings.Builder, program string, args ...string) error {
-	cmd := exec.CommandContext(ctx, program, append(slices.Clone(a.options), args...)...)
+func (a *apt) run(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := tool(ctx, program, append(slices.Clone(a.options), args...)...)
 	cmd.Dir = a.debs
-	if out == nil {
-		out = &strings.Builder{}
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", program, args[0], explain(err))
 	}
-	var errs strings.Builder
-	cmd.Stdout, cmd.Stderr = out, &errs
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, args[0], err, strings.TrimSpace(errs.String()))
-	}
-	return nil
+	return string(out), nil
 }
 
 // dependsOn finds the packages that have parts of a kernel. From 7.x on image and
@@ -137,11 +136,11 @@ var dependsOn = regexp.MustCompile(`(?m)^ *\|?Depends: (linux-(?:image|binary|mo
 func (a *apt) closure(ctx context.Context, pkg string) ([]string, error) {
 	var names []string
 	for todo := []string{pkg}; len(todo) > 0; todo = todo[1:] {
-		var out strings.Builder
-		if err := a.run(ctx, &out, "apt-cache", "depends", todo[0]); err != nil {
+		out, err := a.run(ctx, "apt-cache", "depends", todo[0])
+		if err != nil {
 			return nil, err
 		}
-		for _, m := range dependsOn.FindAllStringSubmatch(out.String(), -1) {
+		for _, m := range dependsOn.FindAllStringSubmatch(out, -1) {
 			if strings.Contains(m[1], "-cloud-") && !slices.Contains(names, m[1]) && regexp.MustCompile(`\d`).MatchString(strings.SplitN(m[1], "-cloud-", 2)[0]) {
 				names, todo = append(names, m[1]), append(todo, m[1])
 			}
@@ -155,10 +154,10 @@ func (a *apt) closure(ctx context.Context, pkg string) ([]string, error) {
 
 // systemMirrors gives the URI that this machine's apt uses, by the label of the
 // archive.
-func systemMirrors() (map[string]string, error) {
-	out, err := exec.Command("apt-get", "indextargets", "--format", "$(LABEL)\t$(REPO_URI)", "Origin: Debian").Output()
+func systemMirrors(ctx context.Context) (map[string]string, error) {
+	out, err := tool(ctx, "apt-get", "indextargets", "--format", "$(LABEL)\t$(REPO_URI)", "Origin: Debian").Output()
 	if err != nil {
-		return nil, fmt.Errorf("ask apt for its mirror: %w", err)
+		return nil, fmt.Errorf("ask apt for its mirror: %w", explain(err))
 	}
 	mirrors := make(map[string]string)
 	for line := range strings.Lines(string(out)) {

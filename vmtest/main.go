@@ -14,14 +14,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
 	code := run(ctx, os.Stdout, os.Stderr, os.Getenv, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -30,7 +29,7 @@ func main() {
 func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) string, args []string) int {
 	flags := flag.NewFlagSet("vmtest", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	kernelPath := flags.String("kernel", "", "run on this `file`, a kernel image with its modules built in, instead of the matrix")
+	kernelPath := flags.String("kernel", "", "run on this `file`, a kernel image, with the modules next to it, instead of the matrix")
 	pattern := flags.String("run", "", "only tests that match, as go test -run")
 	laneName := flags.String("lane", "", "virtual or concurrent (default both)")
 	if err := flags.Parse(args); err != nil {
@@ -63,10 +62,14 @@ func (s *session) setUp(kernelPath, names, laneName string, rest []string) error
 		return err
 	}
 	if kernelPath != "" {
-		if s.given, err = givenKernel(kernelPath); err != nil {
+		if names != "" {
+			return errors.New("--kernel: KERNELS chooses from the matrix, so only one of them")
+		}
+		k, img, err := givenKernel(kernelPath)
+		if err != nil {
 			return err
 		}
-		s.kernels = []kernel{{name: filepath.Base(kernelPath), arch: runtime.GOARCH, cpu: machines[runtime.GOARCH].cpu}}
+		s.kernels, s.given = []kernel{k}, img
 	}
 	for _, l := range lanes {
 		if laneName == "" || laneName == l.name {
@@ -89,28 +92,7 @@ func (s *session) setUp(kernelPath, names, laneName string, rest []string) error
 	if err != nil {
 		return fmt.Errorf("find the source: %w", err)
 	}
+	s.builder.note = s.note
 	s.builder.module = filepath.Dir(strings.TrimSpace(string(gomod)))
 	return nil
-}
-
-// givenKernel checks what the user gave: QEMU starts anything and says nothing.
-func givenKernel(path string) (*image, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("--kernel: %w", err)
-	}
-	defer f.Close()
-	head := make([]byte, 0x210)
-	if _, err := io.ReadFull(f, head); err != nil || !isKernel(head, runtime.GOARCH) {
-		return nil, fmt.Errorf("--kernel: %s is no Linux kernel image for %s", path, runtime.GOARCH)
-	}
-	return &image{path: path, release: filepath.Base(path)}, nil
-}
-
-// isKernel looks for the magic words of the boot protocols.
-func isKernel(head []byte, arch string) bool {
-	if arch == "arm64" {
-		return slices.Equal(head[0x38:0x3c], []byte("ARM\x64")) || slices.Equal(head[:2], []byte{0x1f, 0x8b}) // or gzip
-	}
-	return slices.Equal(head[0x202:0x206], []byte("HdrS"))
 }

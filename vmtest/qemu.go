@@ -4,17 +4,19 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"afterfin/vmtest/guest"
 )
@@ -54,31 +56,34 @@ func commandLine(j *job, initrd string) []string {
 var (
 	errLost     = errors.New("the guest went away before it was done")
 	errTimeout  = errors.New("the guest hangs: its time is up")
+	errSilent   = errors.New("the guest says nothing: its kernel does not get as far as our init")
+	errUnfit    = errors.New("the guest cannot run the tests")
 	errPanicked = errors.New("the guest's kernel panicked")
 )
 
 // boot runs the guest to its end and gives each of its lines to take. Everything
 // on the console goes to the log. No QEMU stays, however this ends.
 func boot(ctx context.Context, j *job, logPath string, take func(guest.Line)) error {
-	dir, err := os.MkdirTemp("", "afterfin-vmtest-")
+	initrd, err := memoryFile(j.initrd)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	initrd := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(initrd, j.initrd, 0o600); err != nil {
-		return err
-	}
+	defer initrd.Close()
 	log, err := os.Create(logPath)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 
-	limited, cancel := context.WithTimeout(ctx, j.lane.limit)
-	defer cancel()
-	line := commandLine(j, initrd)
-	cmd := exec.CommandContext(limited, line[0], line[1:]...)
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	limit := time.AfterFunc(j.lane.limit, func() { stop(fmt.Errorf("%w (%v)", errTimeout, j.lane.limit)) })
+	defer limit.Stop()
+	silence := time.AfterFunc(j.lane.boot, func() { stop(fmt.Errorf("%w (%v)", errSilent, j.lane.boot)) })
+	defer silence.Stop()
+	line := commandLine(j, "/proc/self/fd/3")
+	cmd := exec.CommandContext(running, line[0], line[1:]...)
+	cmd.ExtraFiles = []*os.File{initrd} // its descriptor 3
 	// A group of its own: Ctrl-C is for us, and we end it. If we are killed, the
 	// kernel ends it (when the thread that started it ends, so that one waits).
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -93,19 +98,21 @@ func boot(ctx context.Context, j *job, logPath string, take func(guest.Line)) er
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	seen := readConsole(io.TeeReader(out, log), take, cancel)
+	heard := func(l guest.Line) { silence.Stop(); take(l) }
+	seen := readConsole(io.TeeReader(out, log), heard, func() { stop(nil) })
 	err = cmd.Wait()
+	cause := context.Cause(running)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case seen.panicked:
-		return errPanicked
+	case seen.panic != "":
+		return fmt.Errorf("%w: %s", errPanicked, seen.panic)
 	case seen.done:
 		return nil
-	case limited.Err() == context.DeadlineExceeded:
-		return fmt.Errorf("%w (%v)", errTimeout, j.lane.limit)
+	case errors.Is(cause, errTimeout), errors.Is(cause, errSilent):
+		return cause
 	case seen.complaint != "":
-		return fmt.Errorf("%w: %s", errLost, seen.complaint)
+		return fmt.Errorf("%w: %s", errUnfit, seen.complaint)
 	case complaints.Len() > 0:
 		return fmt.Errorf("%w: %s", errLost, strings.TrimSpace(complaints.String()))
 	case err != nil:
@@ -114,10 +121,25 @@ func boot(ctx context.Context, j *job, logPath string, take func(guest.Line)) er
 	return errLost
 }
 
+// memoryFile is a file without a name: nothing stays of it, even if we are killed.
+func memoryFile(content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("initrd", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make the initramfs: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "initrd")
+	if _, err := f.Write(content); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make the initramfs: %w", err)
+	}
+	return f, nil
+}
+
 // ending is what the console showed of the guest's end.
 type ending struct {
-	done, panicked bool
-	complaint      string // what init could not do
+	done      bool
+	panic     string // why the kernel gave up
+	complaint string // what init could not do
 }
 
 // readConsole reads until the guest closes its console. When all is said the guest
@@ -138,8 +160,10 @@ func readConsole(console io.Reader, take func(guest.Line), kill func()) ending {
 				e.complaint = strings.TrimPrefix(l.Text, "error: ")
 			}
 			take(l)
-		case strings.Contains(raw, "Kernel panic - not syncing"):
-			e.panicked = true
+		case e.panic == "":
+			if _, why, found := strings.Cut(raw, "Kernel panic - not syncing"); found {
+				e.panic = cmp.Or(strings.Trim(why, ": \r\n"), "no reason given")
+			}
 		}
 		if err != nil {
 			return e

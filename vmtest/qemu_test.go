@@ -42,21 +42,23 @@ func TestBoot(t *testing.T) {
 		say    string // part of the error
 	}{
 		"done":            {t.Context(), "printf '%s\\n' '" + done + "'", nil, ""},
-		"panic":           {t.Context(), "echo '[ 1.0] Kernel panic - not syncing: x'", errPanicked, ""},
+		"panic":           {t.Context(), "echo '[ 1.0] Kernel panic - not syncing: no init'", errPanicked, "no init"},
 		"panic at once":   {t.Context(), "printf '%s\\n' '" + done + "'; echo '[ 1.0] Kernel panic - not syncing: x'", errPanicked, ""},
 		"goes away":       {t.Context(), "echo Booting", errLost, ""},
 		"QEMU complains":  {t.Context(), "echo bad option >&2; exit 1", errLost, "bad option"},
-		"init complains":  {t.Context(), "printf '%s\\n' '" + guest.Line{Kind: guest.Init, Text: "error: load m"}.String() + "'", errLost, "load m"},
-		"hangs":           {t.Context(), "exec sleep 100", errTimeout, "500ms"},
+		"init complains":  {t.Context(), "printf '%s\\n' '" + guest.Line{Kind: guest.Init, Text: "error: load m"}.String() + "'", errUnfit, "load m"},
+		"says nothing":    {t.Context(), "exec sleep 100", errSilent, "250ms"},
+		"hangs":           {t.Context(), "printf '%s\\n' '" + guest.Line{Kind: guest.Init}.String() + "'; exec sleep 100", errTimeout, "500ms"},
+		"gets its initrd": {t.Context(), "cat /proc/self/fd/3; echo 'Kernel panic - not syncing: end'", errPanicked, "from the initramfs"},
 		"is interrupted":  {interrupted, "exec sleep 100", context.Canceled, ""},
-		"ignores SIGTERM": {t.Context(), "trap '' TERM; while :; do :; done", errTimeout, ""},
+		"ignores SIGTERM": {t.Context(), "trap '' TERM; while :; do :; done", errSilent, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pidFile := fakeQEMU(t, c.script)
 			if c.ctx == interrupted {
 				time.AfterFunc(200*time.Millisecond, interrupt)
 			}
-			j := &job{kernel: &kernel{arch: "amd64"}, lane: &lane{cpus: 1, limit: 500 * time.Millisecond}}
+			j := &job{kernel: &kernel{arch: "amd64"}, lane: &lane{cpus: 1, boot: 250 * time.Millisecond, limit: 500 * time.Millisecond}, initrd: []byte("Kernel panic - not syncing: from the initramfs\n")}
 			log := filepath.Join(t.TempDir(), "log")
 			err := boot(c.ctx, j, log, func(guest.Line) {})
 			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.say) {

@@ -33,6 +33,7 @@ type outcome struct {
 	end    time.Duration
 	told   int // number of tests with the final done
 	done   bool
+	hz     int       // that the guest measured
 	digest hash.Hash // of all that the tests said and when: the same in every virtual run
 }
 
@@ -54,6 +55,8 @@ func (o *outcome) take(l guest.Line) {
 		o.end = l.At
 	}
 	switch l.Kind {
+	case guest.Ticks:
+		o.hz, _ = strconv.Atoi(l.Text)
 	case guest.Begin:
 		o.pkg, o.now = l.Text, ""
 	case guest.Output:
@@ -161,6 +164,9 @@ func (o *outcome) verdict() error {
 	}
 	if !o.done || o.told != want || got != want {
 		errs = append(errs, fmt.Errorf("the guest tells of %d tests (done: %v), %d were read, %d expected", o.told, o.done, got, want))
+	}
+	if hz := o.job.kernel.hz; hz != 0 && hz != o.hz {
+		errs = append(errs, fmt.Errorf("the guest's kernel has HZ=%d, the matrix says %d", o.hz, hz))
 	}
 	if o.skips > 0 { // in a guest everything is there: a skip hides something
 		errs = append(errs, fmt.Errorf("%d of %d tests are skipped", o.skips, want))

@@ -22,7 +22,7 @@ func told(lines ...string) []guest.Line {
 
 func read(lines []guest.Line) (*outcome, []string) {
 	var printed []string
-	j := &job{kernel: &kernel{name: "6.1"}, lane: &lane{name: "virtual"}, expects: map[string][]string{"cmd/a": {"TestA", "TestB"}}}
+	j := &job{kernel: &kernel{name: "6.1", hz: 250}, lane: &lane{name: "virtual"}, expects: map[string][]string{"cmd/a": {"TestA", "TestB"}}}
 	o := newOutcome(j, func(s string) { printed = append(printed, s) })
 	for _, l := range lines {
 		o.take(l)
@@ -34,7 +34,7 @@ const m = frame
 
 func TestOutcome(t *testing.T) {
 	passes := []string{
-		"B cmd/a",
+		"T 250", "B cmd/a",
 		"O " + m + "=== RUN   TestA", "O " + m + "=== RUN   TestA/sub", "O no newline" + m + "    --- PASS: TestA/sub (0.00s)", "O " + m + "--- PASS: TestA (0.00s)",
 		"O " + m + "=== RUN   TestB", "O --- FAIL: TestA (0.00s)", "O " + m + "--- PASS: TestB (0.00s)",
 		"O " + m + "PASS", "E 0 cmd/a", "D 2",
@@ -56,6 +56,7 @@ func TestOutcome(t *testing.T) {
 		"twice":         {change("O "+m+"=== RUN   TestB", "O "+m+"--- PASS: TestA (0.00s)"), "TestA of cmd/a has 2 results"},
 		"not done":      {passes[:len(passes)-1], "done: false"},
 		"wrong count":   {change("D 2", "D 3"), "tells of 3 tests"},
+		"another HZ":    {change("T 250", "T 1000"), "HZ=1000, the matrix says 250"},
 		"crashes after": {change("E 0 cmd/a", "E 2 cmd/a"), "cmd/a exits 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,7 +113,7 @@ func TestConsole(t *testing.T) {
 		want    ending
 	}{
 		"done":                   {guest.Line{Kind: guest.Done, Text: "1"}.String() + "\r\n", ending{done: true}},
-		"panic":                  {"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n", ending{panicked: true}},
+		"panic":                  {"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n", ending{panic: "Attempted to kill init!"}},
 		"a test that says panic": {guest.Line{Kind: guest.Output, Text: "Kernel panic - not syncing"}.String() + "\n", ending{}},
 		"init":                   {guest.Line{Kind: guest.Init, Text: "error: load x"}.String(), ending{complaint: "load x"}},
 		"cut":                    {"Boot", ending{}},

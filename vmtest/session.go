@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,11 +52,12 @@ func (s *session) print(text string) {
 }
 
 func (s *session) run(ctx context.Context) error {
-	var err error
-	if s.builder.dir, err = os.MkdirTemp("", "afterfin-build-"); err != nil {
+	dir, remove, err := scratch(filepath.Join(s.cache, "build"))
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(s.builder.dir)
+	defer remove()
+	s.builder.dir = dir
 	jobs, err := s.jobs(ctx)
 	if err != nil {
 		return err
@@ -77,8 +79,17 @@ func (s *session) run(ctx context.Context) error {
 	return nil
 }
 
-// jobs prepares every guest: what can fail for want of something fails before any starts.
+// jobs prepares every guest: what can fail for want of something fails before any
+// starts, and before what takes long.
 func (s *session) jobs(ctx context.Context) ([]*job, error) {
+	var images []image
+	for i := range s.kernels {
+		img, err := s.image(ctx, &s.kernels[i])
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
 	built := make(map[string]*binaries)
 	for _, arch := range append(s.archs(), runtime.GOARCH) { // that one can list its tests
 		if built[arch] != nil {
@@ -93,27 +104,39 @@ func (s *session) jobs(ctx context.Context) ([]*job, error) {
 	var jobs []*job
 	for i := range s.kernels {
 		k := &s.kernels[i]
-		m := machines[k.arch]
-		if err := need(ctx, m.program, m.pkg); err != nil {
-			return nil, err
-		}
-		img := s.given
-		if img == nil {
-			got, err := fetch(ctx, k, s.cache, s.note)
-			if err != nil {
-				return nil, fmt.Errorf("get kernel %s: %w", k.name, err)
-			}
-			img = &got
-		}
 		for l := range s.lanes {
-			j := &job{kernel: k, lane: &s.lanes[l], image: *img}
+			j := &job{kernel: k, lane: &s.lanes[l], image: images[i]}
 			if err := s.builder.pack(ctx, j, built[k.arch], s.pattern); err != nil {
 				return nil, err
 			}
-			jobs = append(jobs, j)
+			if j.count() > 0 {
+				jobs = append(jobs, j)
+			}
 		}
 	}
+	if jobs == nil {
+		return nil, fmt.Errorf("no test matches %q", s.pattern)
+	}
 	return jobs, nil
+}
+
+// image gets what a kernel's guests are started from, and with.
+func (s *session) image(ctx context.Context, k *kernel) (image, error) {
+	m := machines[k.arch]
+	if err := need(ctx, m.program, m.pkg, s.note); err != nil {
+		return image{}, err
+	}
+	if s.given != nil {
+		if s.given.modules == nil {
+			s.note("%s: no modules next to it, so %s must be built in", k.name, strings.Join(wantedModules, " and "))
+		}
+		return *s.given, nil
+	}
+	img, err := fetch(ctx, k, s.cache, s.note)
+	if err != nil {
+		return image{}, fmt.Errorf("get kernel %s: %w", k.name, err)
+	}
+	return img, nil
 }
 
 func (s *session) archs() []string {
@@ -157,10 +180,11 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err != nil { // then what is missing says nothing more
-		err = fmt.Errorf("%w, after %d of %d tests\n%s", err, o.passed+o.failed+o.skips, j.count(), tail(log, 30))
-	} else {
+	switch {
+	case err == nil:
 		err = o.verdict()
+	case !errors.Is(err, errUnfit): // then what is missing says nothing more, but the log does
+		err = fmt.Errorf("%w, after %d of %d tests\n%s", err, o.passed+o.failed+o.skips, j.count(), tail(log, 30))
 	}
 	if err != nil {
 		s.print(fmt.Sprintf("FAIL: %s: %v\n(boot log: %s)", name, err, log))
@@ -185,13 +209,13 @@ func (s *session) table() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nkernel\trelease\tlane\taccept by\ttests\tskipped\tguest s\twall s\tdigest\t")
+	fmt.Fprintln(w, "\nkernel\trelease\thz\tlane\taccept by\ttests\tskipped\tguest s\twall s\tdigest\t")
 	for _, r := range s.rows {
 		verdict := "ok"
 		if r.err != nil {
 			verdict = "FAIL"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.job.lane.name, r.job.kernel.accept,
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.outcome.hz, r.job.lane.name, r.job.kernel.accept,
 			r.outcome.passed+r.outcome.failed, r.outcome.skips, r.outcome.end.Seconds(), r.wall.Seconds(), r.outcome.fingerprint(), verdict)
 	}
 	w.Flush()

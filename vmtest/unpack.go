@@ -8,18 +8,24 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// modules that a guest needs and distributions do not build in. In this order:
-// the second needs the first.
+// modules that a guest needs and distributions do not build in. The second needs
+// the first, and is behind it in the alphabet too.
 var wantedModules = []string{"inet_diag", "tcp_diag"}
+
+// isWanted tells by the name of a module's file, compressed or not.
+func isWanted(name string) bool {
+	base, _, ok := strings.Cut(name, ".ko")
+	return ok && slices.Contains(wantedModules, base)
+}
 
 // unpack takes what a guest needs out of the packages in debs and leaves it in
 // home, all or nothing.
-func unpack(ctx context.Context, debs, home string) error {
+func unpack(ctx context.Context, debs, home string, note noter) error {
 	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 	if err != nil {
 		return err
@@ -33,12 +39,11 @@ func unpack(ctx context.Context, debs, home string) error {
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
 		return err
 	}
-	part, err := os.MkdirTemp(filepath.Dir(home), ".part-")
-	if err != nil {
+	part := filepath.Join(debs, "part")
+	if err := os.Mkdir(part, 0o755); err != nil {
 		return err
 	}
-	defer os.RemoveAll(part)
-	if err := collect(ctx, root, part); err != nil {
+	if err := collect(ctx, root, part, note); err != nil {
 		return err
 	}
 	return os.Rename(part, home)
@@ -46,7 +51,7 @@ func unpack(ctx context.Context, debs, home string) error {
 
 // collect copies the kernel as vmlinuz, its name as release, and the modules
 // uncompressed, which is what a kernel loads from a file.
-func collect(ctx context.Context, root, part string) error {
+func collect(ctx context.Context, root, part string, note noter) error {
 	found := false
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -64,12 +69,13 @@ func collect(ctx context.Context, root, part string) error {
 				return err
 			}
 			return os.Rename(path, filepath.Join(part, "vmlinuz"))
-		case strings.Contains(path, "/kernel/"):
-			for i, m := range wantedModules {
-				if base, _, ok := strings.Cut(name, ".ko"); ok && base == m {
-					return plainModule(ctx, path, filepath.Join(part, fmt.Sprintf("%d-%s.ko", i, m)))
-				}
+		case strings.Contains(path, "/kernel/") && isWanted(name):
+			raw, err := readModule(ctx, path, note)
+			if err != nil {
+				return err
 			}
+			base, _, _ := strings.Cut(name, ".ko")
+			return os.WriteFile(filepath.Join(part, base+".ko"), raw, 0o644)
 		}
 		return nil
 	})
@@ -79,26 +85,26 @@ func collect(ctx context.Context, root, part string) error {
 	return err
 }
 
-func plainModule(ctx context.Context, path, to string) error {
-	program := ""
-	switch filepath.Ext(path) {
-	case ".ko":
-		return os.Rename(path, to)
-	case ".xz":
-		program = "xz"
-	case ".zst":
-		program = "zstd"
-	default:
-		return fmt.Errorf("cannot read %s", filepath.Base(path))
+// readModule gives a module as the kernel loads it, uncompressed.
+func readModule(ctx context.Context, path string, note noter) ([]byte, error) {
+	ext := filepath.Ext(path)
+	if ext == ".ko" {
+		return os.ReadFile(path)
 	}
-	if err := need(ctx, program, map[string]string{"xz": "xz-utils", "zstd": "zstd"}[program]); err != nil {
-		return err
+	packer, ok := map[string]struct{ program, pkg string }{
+		".xz": {"xz", "xz-utils"}, ".zst": {"zstd", "zstd"}, ".gz": {"gzip", "gzip"},
+	}[ext]
+	if !ok {
+		return nil, fmt.Errorf("module %s is compressed in a way that is not known here: %q", filepath.Base(path), ext)
 	}
-	raw, err := exec.CommandContext(ctx, program, "-dc", path).Output()
+	if err := need(ctx, packer.program, packer.pkg, note); err != nil {
+		return nil, err
+	}
+	raw, err := tool(ctx, packer.program, "-dc", path).Output()
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", program, filepath.Base(path), err)
+		return nil, fmt.Errorf("%s %s: %w", packer.program, filepath.Base(path), explain(err))
 	}
-	return os.WriteFile(to, raw, 0o644)
+	return raw, nil
 }
 
 // cached reads what unpack left; fs.ErrNotExist if there is nothing.
@@ -109,26 +115,4 @@ func cached(home string) (image, error) {
 	}
 	modules, err := filepath.Glob(filepath.Join(home, "*.ko"))
 	return image{path: filepath.Join(home, "vmlinuz"), release: string(release), modules: modules}, err
-}
-
-// need makes sure that a program is there: apt installs it if we are root.
-func need(ctx context.Context, program, pkg string) error {
-	if _, err := exec.LookPath(program); err == nil {
-		return nil
-	}
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("%s is missing: sudo apt-get install %s", program, pkg)
-	}
-	if err := command(ctx, "apt-get", "update", "-qq"); err != nil {
-		return err
-	}
-	return command(ctx, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg)
-}
-
-func command(ctx context.Context, program string, args ...string) error {
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

@@ -36,6 +36,7 @@ type Kind byte
 const (
 	Kernel Kind = 'K' // a kernel message
 	Init   Kind = 'I' // init has something to say
+	Ticks  Kind = 'T' // ticks of its kernel in a second: what HZ is
 	Begin  Kind = 'B' // a Run begins: its name
 	Output Kind = 'O' // a line that it wrote
 	End    Kind = 'E' // it ended: exit code, name
@@ -69,7 +70,7 @@ func Parse(raw string) (l Line, ok bool) {
 	kind, rest, _ := strings.Cut(raw[i+len(mark):], " ")
 	at, text, _ := strings.Cut(rest, " ")
 	ns, err := strconv.ParseInt(at, 10, 64)
-	if len(kind) != 1 || err != nil || !strings.ContainsRune("KIBOED", rune(kind[0])) {
+	if len(kind) != 1 || err != nil || !strings.ContainsRune("KITBOED", rune(kind[0])) {
 		return l, false
 	}
 	return Line{Kind: Kind(kind[0]), At: time.Duration(ns), Text: text}, true

@@ -15,9 +15,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/event"
+	"afterfin/internal/sockdiag"
 	"afterfin/vmtest/guest"
 )
 
@@ -52,6 +55,14 @@ func run(c *console) error {
 			return err
 		}
 	}
+	if err := sockDiag(); err != nil {
+		return err
+	}
+	hz, err := ticks()
+	if err != nil {
+		return err
+	}
+	c.say(guest.Ticks, "%d", hz)
 	tests := 0
 	for _, r := range plan.Runs {
 		n, err := test(c, r)
@@ -106,6 +117,26 @@ func loadModule(path string) error {
 		return fmt.Errorf("load %s: %w", path, err)
 	}
 	return nil
+}
+
+// sockDiag finds out whether this kernel can list sockets: without that most
+// tests fail, each in its own words.
+func sockDiag() error {
+	err := sockdiag.Dump(0, func(*event.Existing) {})
+	if errors.Is(err, sockdiag.ErrNoInetDiag) {
+		return errors.New("this kernel has neither built in nor got as modules: inet_diag, tcp_diag")
+	}
+	return err
+}
+
+// ticks gives the HZ that the kernel was built with: its coarse clocks move once
+// a tick.
+func ticks() (int64, error) {
+	var step unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &step); err != nil {
+		return 0, fmt.Errorf("measure HZ: %w", err)
+	}
+	return int64(time.Second) / step.Nano(), nil
 }
 
 // result is the line of a top-level test: subtests have a slash in their names.
