@@ -82,7 +82,7 @@ func TestBoot(t *testing.T) {
 // A log that was kept shows its end.
 func TestTail(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	if err := os.WriteFile(log, []byte("a\r\nb\r\nc\r\n"), 0o644); err != nil {
+	if err := os.WriteFile(log, []byte("a\r\nb\r\n"+guest.Line{Kind: guest.Output, Text: frame + "c"}.String()+"\r\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if got := tail(log, 2); got != "    b\n    c" {

@@ -140,6 +140,14 @@ func indent(lines []string) string {
 	return out
 }
 
+// at tells which test was the last to write, for a guest that got stuck.
+func (o *outcome) at() string {
+	if o.now == "" {
+		return ""
+	}
+	return fmt.Sprintf(", in %s of %s", o.now, o.pkg)
+}
+
 // verdict is nil if every expected test passed and the guest said so to its end.
 func (o *outcome) verdict() error {
 	var errs []error

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
+
+	"afterfin/vmtest/guest"
 )
 
 // session is one run of vmtest.
@@ -129,6 +131,8 @@ func (s *session) image(ctx context.Context, k *kernel) (image, error) {
 	if s.given != nil {
 		if s.given.modules == nil {
 			s.note("%s: no modules next to it, so %s must be built in", k.name, strings.Join(wantedModules, " and "))
+		} else {
+			s.note("%s: modules from %s", k.name, filepath.Dir(s.given.modules[0]))
 		}
 		return *s.given, nil
 	}
@@ -184,7 +188,7 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	case err == nil:
 		err = o.verdict()
 	case !errors.Is(err, errUnfit): // then what is missing says nothing more, but the log does
-		err = fmt.Errorf("%w, after %d of %d tests\n%s", err, o.passed+o.failed+o.skips, j.count(), tail(log, 30))
+		err = fmt.Errorf("%w, after %d of %d tests%s\n%s", err, o.passed+o.failed+o.skips, j.count(), o.at(), tail(log, 30))
 	}
 	if err != nil {
 		s.print(fmt.Sprintf("FAIL: %s: %v\n(boot log: %s)", name, err, log))
@@ -195,14 +199,20 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	s.rows = append(s.rows, tableRow{j, o, time.Since(begin), err})
 }
 
-// tail gives the last lines of a boot log.
+// tail gives the last lines of a boot log, without what only we need in them.
 func tail(path string, n int) string {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(strings.ReplaceAll(string(raw), "\r", "")), "\n")
-	return "    " + strings.Join(lines[max(0, len(lines)-n):], "\n    ")
+	lines = lines[max(0, len(lines)-n):]
+	for i, raw := range lines {
+		if l, ok := guest.Parse(raw); ok {
+			lines[i] = strings.TrimPrefix(l.Text, frame)
+		}
+	}
+	return "    " + strings.Join(lines, "\n    ")
 }
 
 func (s *session) table() {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,8 +17,7 @@ import (
 
 // console is the only writer to the guest's console.
 type console struct {
-	mu   sync.Mutex
-	kmsg *os.File
+	mu sync.Mutex
 }
 
 func (c *console) say(kind guest.Kind, format string, args ...any) {
@@ -35,32 +35,41 @@ func (c *console) takeKernelMessages() error {
 	if _, _, errno := unix.Syscall(unix.SYS_SYSLOG, setConsoleLevel, 0, 1); errno != 0 {
 		return fmt.Errorf("silence the kernel: %w", errno)
 	}
-	var err error
-	if c.kmsg, err = os.Open("/dev/kmsg"); err != nil {
-		return err
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/kmsg: %w", err)
 	}
-	go c.passKernelMessages()
+	// What the boot said comes before all else, so that the end of the log is
+	// about the end of the guest.
+	for {
+		if err := c.passKernelMessage(func(b []byte) (int, error) { return unix.Read(fd, b) }); err != nil {
+			break
+		}
+	}
+	kmsg := os.NewFile(uintptr(fd), "/dev/kmsg")
+	go func() {
+		for c.passKernelMessage(kmsg.Read) == nil {
+		}
+	}()
 	return nil
 }
 
-func (c *console) passKernelMessages() {
+// passKernelMessage reads one message, and says it.
+func (c *console) passKernelMessage(read func([]byte) (int, error)) error {
 	buf := make([]byte, 8192) // a read gives one whole message
-	for {
-		n, err := c.kmsg.Read(buf)
-		if err != nil {
-			if strings.Contains(err.Error(), unix.EPIPE.Error()) {
-				continue // some were overwritten before they were read
-			}
-			return
-		}
-		head, text, _ := strings.Cut(string(buf[:n]), ";")
-		text, _, _ = strings.Cut(text, "\n") // the rest are fields for journals
-		fields := strings.Split(head, ",")
-		if len(fields) < 3 {
-			continue
-		}
+	n, err := read(buf)
+	if errors.Is(err, unix.EPIPE) {
+		return nil // some were overwritten before they were read
+	}
+	if err != nil {
+		return err
+	}
+	head, text, _ := strings.Cut(string(buf[:n]), ";")
+	text, _, _ = strings.Cut(text, "\n") // the rest are fields for journals
+	if fields := strings.Split(head, ","); len(fields) >= 3 {
 		c.say(guest.Kernel, "%s %s", fields[2], text) // microseconds since boot
 	}
+	return nil
 }
 
 func powerOff(c *console) {
