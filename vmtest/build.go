@@ -105,7 +105,7 @@ func (b *builder) compile(ctx context.Context, arch, dir, name string, args []st
 	args = append(append(append([]string{}, args[:last]...), "-o", file), args[last])
 	cmd := tool(ctx, "go", args...)
 	cmd.Dir = b.module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOTMPDIR="+b.dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build %s for %s: %w\n%s", name, arch, err, out)
 	}

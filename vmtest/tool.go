@@ -9,17 +9,20 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // noter tells the user what goes on and may take a while.
 type noter = func(format string, args ...any)
 
-// tool makes a command that ends with ctx as if the user had pressed Ctrl-C: go
-// and apt then remove what they left, and end what they started.
+// tool makes a command that ends with ctx as if the user had pressed Ctrl-C, and
+// so does what it started. If we are killed, the kernel interrupts it.
 func tool(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// The group is its own: the terminal's Ctrl-C comes to it through us, once.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
