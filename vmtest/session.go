@@ -64,10 +64,11 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.runAll(ctx, jobs)
+	s.runAll(ctx, slices.Clone(jobs))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	slices.SortFunc(s.rows, func(a, b tableRow) int { return slices.Index(jobs, a.job) - slices.Index(jobs, b.job) })
 	s.table()
 	failed := 0
 	for _, r := range s.rows {
@@ -152,26 +153,33 @@ func (s *session) archs() []string {
 	return slices.Compact(archs)
 }
 
-// runAll starts as many guests at once as there are CPUs for them: guests of one
-// CPU side by side first, since virtual time does not mind, then those that need two.
+// runAll runs a pair of guests for every two CPUs: one in virtual time, which takes
+// all of a CPU, beside a concurrent one, which has two but leaves them idle at times.
+// Who finds none of its own lane left takes of the other.
 func (s *session) runAll(ctx context.Context, jobs []*job) {
-	for _, cpus := range []int{1, 2} {
-		var group sync.WaitGroup
-		slots := make(chan struct{}, max(1, runtime.NumCPU()/cpus))
-		for _, j := range jobs {
-			if j.lane.cpus != cpus {
-				continue
-			}
-			slots <- struct{}{}
+	var mu sync.Mutex
+	take := func(cpus int) *job {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(jobs) == 0 {
+			return nil
+		}
+		i := max(0, slices.IndexFunc(jobs, func(j *job) bool { return j.lane.cpus == cpus }))
+		j := jobs[i]
+		jobs = slices.Delete(jobs, i, i+1)
+		return j
+	}
+	var group sync.WaitGroup
+	for range max(1, runtime.NumCPU()/2) {
+		for cpus := range 2 {
 			group.Go(func() {
-				defer func() { <-slots }()
-				if ctx.Err() == nil {
+				for j := take(cpus + 1); j != nil && ctx.Err() == nil; j = take(cpus + 1) {
 					s.runOne(ctx, j)
 				}
 			})
 		}
-		group.Wait()
 	}
+	group.Wait()
 }
 
 func (s *session) runOne(ctx context.Context, j *job) {
