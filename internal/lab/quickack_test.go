@@ -12,6 +12,10 @@ import (
 	"afterfin/internal/tcp"
 )
 
+// looks is how many connections are looked at. A delayed ACK shows in nearly each of
+// them: its timer may be due already.
+const looks = 5
+
 // firstLooks makes connections to at, on each of which the client alone sends a
 // FIN, and counts the states in which the client is right after that call.
 func (s script) firstLooks(client, server *lab.Actor, listen, at netip.AddrPort, family int) map[tcp.State]int {
@@ -19,7 +23,7 @@ func (s script) firstLooks(client, server *lab.Actor, listen, at netip.AddrPort,
 	listener, bound := s.listen(server, listen, 8)
 	at = netip.AddrPortFrom(at.Addr(), bound.Port())
 	states := make(map[tcp.State]int)
-	for range 20 {
+	for range looks {
 		fd := s.num(client.Socket(family))
 		// The server's ACK follows the route to the client's address.
 		s.step(client.Bind(fd, netip.AddrPortFrom(at.Addr(), 0)))
@@ -53,21 +57,21 @@ func TestQuickACK(t *testing.T) {
 			ns := s.netns()
 			client, server := s.start(ns, "client"), s.start(ns, "server")
 			at := netip.AddrPortFrom(netip.MustParseAddr(c.host), 0)
-			looks := func() map[tcp.State]int {
+			look := func() map[tcp.State]int {
 				t.Helper()
 				return s.firstLooks(client, server, c.listen, at, c.family)
 			}
-			if got := looks(); got[tcp.FinWait2] != 20 {
+			if got := look(); got[tcp.FinWait2] != looks {
 				t.Errorf("in a new netns: %v", got)
 			}
 			s.no(ns.SetQuickACK(false))
-			if got := looks(); got[tcp.FinWait1] == 0 || got[tcp.FinWait1]+got[tcp.FinWait2] != 20 {
+			if got := look(); got[tcp.FinWait1] == 0 || got[tcp.FinWait1]+got[tcp.FinWait2] != looks {
 				t.Errorf("after SetQuickACK(false): %v", got)
 			}
 			for range 2 { // again is allowed
 				s.no(ns.SetQuickACK(true))
 			}
-			if got := looks(); got[tcp.FinWait2] != 20 {
+			if got := look(); got[tcp.FinWait2] != looks {
 				t.Errorf("after SetQuickACK(true): %v", got)
 			}
 		})
@@ -88,7 +92,7 @@ func TestQuickACKWhileIPv6IsOff(t *testing.T) {
 		t.Errorf("with the kernel's own route: %v", got)
 	}
 	s.no(ns.SetQuickACK(true))
-	if got := s.firstLooks(client, server, loopback6, loopback6, unix.AF_INET6); got[tcp.FinWait2] != 20 {
+	if got := s.firstLooks(client, server, loopback6, loopback6, unix.AF_INET6); got[tcp.FinWait2] != looks {
 		t.Errorf("after SetQuickACK(true): %v", got)
 	}
 }
