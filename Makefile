@@ -23,10 +23,11 @@ run: build ## build and stream (ARGS="watch -o json" for another command)
 build: ## bin/afterfin, static, without clang
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/afterfin ./cmd/afterfin
 
-test: ## all tests, against this kernel, as root
+test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (10 minutes)
 	$(GO) test -count=1 -timeout 20m $(if $(SUDO),-exec sudo) ./... # built as the user, run as root
+	$(GO) run ./vmtest
 
-vmtest: ## kernel tests in guests with other kernels (KERNELS=6.12,6.1 picks, ARGS= are its flags)
+vmtest: ## the second half of test (KERNELS=6.12,6.1 picks, ARGS= are its flags)
 	$(GO) run ./vmtest $(if $(filter command\ line,$(origin ARGS)),$(ARGS))
 
 check: tools lint ## lint, and the committed objects against their source

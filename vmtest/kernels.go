@@ -57,10 +57,10 @@ type lane struct {
 // run, but has one CPU; the concurrent one has two that really run at once, and
 // real time.
 //
-// What one lane skips the other runs: TestFlatOut* want two CPUs, TestWithoutFexit
-// is about hooks, which do not differ (and 6.1 on arm64 has those in both lanes). The limit is for
-// a guest that hangs; one that shares two cores with others took 5 minutes. A
-// kernel that starts at all gets to our init in some 5 seconds.
+// What one lane skips the other runs: TestFlatOut* want two CPUs, TestWithoutFexit is
+// about hooks that 6.1 on arm64 has in both lanes. The limit is for a guest that
+// hangs; one that shares two cores with others took 5 minutes. A kernel that starts
+// at all gets to our init in some 5 seconds.
 var lanes = []lane{
 	{"virtual", 1, 3 * time.Minute, 15 * time.Minute, "^TestFlatOut"},
 	{"concurrent", 2, 3 * time.Minute, 15 * time.Minute, "^TestWithoutFexit$"},
