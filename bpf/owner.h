@@ -69,7 +69,8 @@ static __always_inline bool is_mptcp(void *sk)
  */
 static __always_inline bool closed_by_holder(const struct af_transition *t, const struct look *l)
 {
-	if (t->from != TCP_ESTABLISHED && t->from != TCP_CLOSE_WAIT && t->from != TCP_SYN_SENT && t->from != TCP_SYN_RECV)
+	if (t->from != TCP_ESTABLISHED && t->from != TCP_CLOSE_WAIT && t->from != TCP_SYN_SENT &&
+	    t->from != TCP_SYN_RECV)
 		return false;
 	return !t->sk_err && l->file && !l->mptcp;
 }
