@@ -52,7 +52,7 @@ static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
 /*
  * Everything that is read of the socket, before anything is decided. Nothing here depends on
  * what the change is: each branch that did would be walked by the verifier once for all that
- * follows. The two pointers come first for the same reason: kernels from 6.4 to 6.18 search
+ * follows. The two pointers come first for the same reason: a kernel like 6.18 searches
  * all of the kernel's type names each time that the verifier comes by such a load.
  */
 static __always_inline void look_at(struct af_transition *t, struct look *l, struct sock *sk)

@@ -23,7 +23,7 @@ import (
 const patience = 40 * time.Second
 
 // types of the kernel: parsing them once for all tracers of these tests spares
-// an emulated machine a second for each.
+// an emulated machine half a second for each.
 var types = tracer.NewTypes()
 
 // row is a line of watch -o json, read as a script would.
