@@ -79,7 +79,7 @@ var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/net
 func (k *kernel) guestEnv(l *lane) []string {
 	env := []string{
 		"AFTERFIN_TEST_ACCEPT=" + k.accept,
-		// A guest has 1 GB and runs some 30 times slower than its host: the load is
+		// A guest has 1 GB and runs many times slower than its host: the load is
 		// made of this many connections for each of two threads, 100,000 elsewhere.
 		"AFTERFIN_TEST_CONNECTIONS=3000",
 	}

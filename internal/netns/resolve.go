@@ -104,10 +104,9 @@ func fromPath(path string) (NS, error) {
 }
 
 // followed is false if path leads to a link of /proc/PID/ns that the kernel did
-// not follow for want of permission. Some say so with EACCES. Others (Debian's
-// 5.10.262, which has the backport of "proc: protect ptrace_may_access() with
-// exec_update_lock") report success: to them the link is empty, which no other
-// link can be, and ends in the folder that it is in.
+// not follow for want of permission. Some say so with EACCES. Others (seen on
+// Debian's 5.10.262) report success: to them the link is empty, which no other link
+// can be, and ends in the folder that it is in.
 func followed(path string) bool {
 	for range 40 { // as many links as the kernel follows
 		text, err := os.Readlink(path)
