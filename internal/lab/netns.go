@@ -19,6 +19,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,10 @@ var errExited = errors.New("function ended its goroutine")
 type NetNS struct {
 	fd    int
 	inode uint32
+
+	mu    sync.Mutex // held while routes change
+	quick bool       // as SetQuickACK has it
+	peers []family   // of those that have routes
 }
 
 // NewNetNS makes a network namespace. The caller closes it.

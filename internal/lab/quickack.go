@@ -17,23 +17,24 @@ const loIndex = 1
 
 // SetQuickACK chooses whether TCP acknowledges at once on lo, as in a new netns,
 // or may delay that, as kernels do by themselves. It counts for connections
-// made afterwards.
+// made afterwards, those with a Peer too.
 //
 // With a delayed ACK, FIN_WAIT1 to FIN_WAIT2 and what follows runs up to 40 ms
 // later, in a timer softirq on top of whatever task; with an immediate one it
 // runs within the system call that sent the FIN, so tests know when it happened.
 func (ns *NetNS) SetQuickACK(on bool) error {
-	err := ns.Do(func() error {
-		// Dial opens the socket on the calling thread, so in the netns.
-		conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		r := routes{conn: conn, on: on}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	ns.quick = on
+	err := ns.route(func(r routes) error {
 		// The kernel's own IPv4 routes: the whole net and lo's address in it.
 		for _, to := range []string{"127.0.0.0/8", "127.0.0.1/32"} {
 			if err := r.replace(netip.MustParsePrefix(to)); err != nil {
+				return err
+			}
+		}
+		for _, f := range ns.peers {
+			if err := r.peer(f); err != nil {
 				return err
 			}
 		}
@@ -45,10 +46,23 @@ func (ns *NetNS) SetQuickACK(on bool) error {
 	return nil
 }
 
-// routes changes routes of the table local that lead to lo.
+// routes changes routes that lead to lo.
 type routes struct {
 	conn *netlink.Conn
 	on   bool
+}
+
+// route has f change routes of the netns. ns.mu is held.
+func (ns *NetNS) route(f func(routes) error) error {
+	return ns.Do(func() error {
+		// Dial opens the socket on the calling thread, so in the netns.
+		conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return f(routes{conn: conn, on: ns.quick})
+	})
 }
 
 // replace6 has our route to ::1 take the place of the kernel's, which is there
@@ -81,6 +95,15 @@ func (r routes) replace(to netip.Prefix) error {
 	if to.Addr().Is4() {
 		ae.Bytes(unix.RTA_PREFSRC, netip.AddrFrom4([4]byte{127, 0, 0, 1}).AsSlice())
 	}
+	r.metrics(ae)
+	if err := r.send(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, header(to, unix.RTPROT_STATIC), ae); err != nil {
+		return fmt.Errorf("replace route to %v: %w", to, err)
+	}
+	return nil
+}
+
+// metrics says whether the route has immediate ACKs.
+func (r routes) metrics(ae *netlink.AttributeEncoder) {
 	var quick uint32
 	if r.on {
 		quick = 1
@@ -89,15 +112,12 @@ func (r routes) replace(to netip.Prefix) error {
 		metrics.Uint32(unix.RTAX_QUICKACK, quick)
 		return nil
 	})
-	if err := r.send(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, header(to, unix.RTPROT_STATIC), ae); err != nil {
-		return fmt.Errorf("replace route to %v: %w", to, err)
-	}
-	return nil
 }
 
-// send sends one request and waits for the kernel's answer to it.
-func (r routes) send(kind netlink.HeaderType, flags netlink.HeaderFlags, route unix.RtMsg, ae *netlink.AttributeEncoder) error {
-	data, err := binary.Append(nil, binary.NativeEndian, route)
+// send sends one request, a struct of the kernel's and attributes, and waits for
+// the answer to it.
+func (r routes) send(kind netlink.HeaderType, flags netlink.HeaderFlags, body any, ae *netlink.AttributeEncoder) error {
+	data, err := binary.Append(nil, binary.NativeEndian, body)
 	if err != nil {
 		return err
 	}
