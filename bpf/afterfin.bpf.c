@@ -15,6 +15,7 @@ struct af_wire {
 	enum af_how how;
 	enum af_side side;
 	enum af_accepted accepted;
+	enum af_cause cause;
 };
 const struct af_wire *af_wire __attribute__((unused));
 
@@ -66,6 +67,65 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	return 0;
 }
 
+/*
+ * Mini-sockets where fentry is allowed. The names and arguments are the same from 5.10 to 7.x.
+ * inet_twsk_kill() is what every end comes by. The first start of the timer is no such place:
+ * on arm64 6.12 it is compiled into its caller.
+ */
+SEC("fexit/inet_twsk_alloc")
+int BPF_PROG(twsk_alloc, struct sock *sk, void *death_row, int state, struct inet_timewait_sock *tw)
+{
+	if (tw)
+		mini_armed(argument(ctx, 3), ARMED_FIRST);
+	return 0;
+}
+
+SEC("fentry/__inet_twsk_schedule")
+int BPF_PROG(twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
+{
+	if (rearm)
+		mini_armed(argument(ctx, 0), ARMED_AGAIN);
+	return 0;
+}
+
+SEC("fentry/inet_twsk_kill")
+int BPF_PROG(twsk_kill, struct inet_timewait_sock *tw)
+{
+	mini_ended(argument(ctx, 0), culprit(ctx));
+	return 0;
+}
+
+/* Mini-sockets where it is not: their timers. Costs every timer of the machine. */
+SEC("tp_btf/timer_start")
+int BPF_PROG(timer_start, struct timer_list *timer)
+{
+	if ((__u64)timer->function == tw_timer_handler)
+		mini_armed(mini_of_timer(ctx), ARMED_SOMEHOW);
+	return 0;
+}
+
+SEC("tp_btf/timer_cancel")
+int BPF_PROG(timer_cancel, struct timer_list *timer)
+{
+	int cause;
+
+	if ((__u64)timer->function != tw_timer_handler)
+		return 0;
+	cause = culprit(ctx);
+	if (cause != AF_NOT_THE_END && cause != AF_CAUSE_EXPIRED) /* timer_expire_entry is to come */
+		mini_ended(mini_of_timer(ctx), cause);
+	return 0;
+}
+
+SEC("tp_btf/timer_expire_entry")
+int BPF_PROG(timer_expire_entry, struct timer_list *timer)
+{
+	learn_tick(); /* timers run right after one */
+	if ((__u64)timer->function == tw_timer_handler)
+		mini_ended(mini_of_timer(ctx), AF_CAUSE_EXPIRED);
+	return 0;
+}
+
 /* Every TCP socket that a process holds: gives owners to sockets older than us, or accepted unseen. */
 SEC("iter/task_file")
 int holders(struct bpf_iter__task_file *ctx)
@@ -74,10 +134,28 @@ int holders(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* The MPTCP listeners of one network namespace, after `holders`. */
+/* Of one network namespace, after `holders`: MPTCP listeners, and mini-sockets older than us. */
 SEC("iter/tcp")
-int mptcp_listeners(struct bpf_iter__tcp *ctx)
+int tcp_sockets(struct bpf_iter__tcp *ctx)
 {
-	mptcp_listener(ctx);
+	struct sock_common *skc = ctx->sk_common;
+
+	if (!skc)
+		return 0;
+	if (skc->skc_state == TCP_LISTEN)
+		mptcp_listener(skc);
+	else if (skc->skc_state == TCP_TIME_WAIT)
+		mini_found(argument(&ctx->sk_common, 0));
+	return 0;
+}
+
+/* The mini-sockets in `halfway`: where only timers are seen, their move to TIME_WAIT may be silent. */
+SEC("iter/bpf_map_elem")
+int moves(struct bpf_iter__bpf_map_elem *ctx)
+{
+	__u64 *cookie = ctx->key, *address = ctx->value;
+
+	if (cookie && address)
+		mini_looked_at(*cookie, *address);
 	return 0;
 }

@@ -16,32 +16,47 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	AfterfinMapByCookie         = "by_cookie"
-	AfterfinMapConns            = "conns"
-	AfterfinMapCounters         = "counters"
-	AfterfinMapEvents           = "events"
-	AfterfinProgAcceptArgs2     = "accept_args2"
-	AfterfinProgAcceptArgs4     = "accept_args4"
-	AfterfinProgHolders         = "holders"
-	AfterfinProgMptcpListeners  = "mptcp_listeners"
-	AfterfinProgSetState        = "set_state"
-	AfterfinProgSetStateSkipped = "set_state_skipped"
-	AfterfinProgSysExit         = "sys_exit"
-	AfterfinVarAfWire           = "af_wire"
-	AfterfinVarExactOwner       = "exact_owner"
-	AfterfinVarSeeding          = "seeding"
-	AfterfinVarSelfTgid         = "self_tgid"
-	AfterfinVarWakeupBytes      = "wakeup_bytes"
-	AfterfinVarWantComm         = "want_comm"
-	AfterfinVarWantFamily       = "want_family"
-	AfterfinVarWantLports       = "want_lports"
-	AfterfinVarWantLportsN      = "want_lports_n"
-	AfterfinVarWantNetns        = "want_netns"
-	AfterfinVarWantPids         = "want_pids"
-	AfterfinVarWantPidsN        = "want_pids_n"
-	AfterfinVarWantRports       = "want_rports"
-	AfterfinVarWantRportsN      = "want_rports_n"
-	AfterfinVarWantStates       = "want_states"
+	AfterfinMapByCookie          = "by_cookie"
+	AfterfinMapConns             = "conns"
+	AfterfinMapCounters          = "counters"
+	AfterfinMapEvents            = "events"
+	AfterfinMapHalfway           = "halfway"
+	AfterfinMapMinis             = "minis"
+	AfterfinProgAcceptArgs2      = "accept_args2"
+	AfterfinProgAcceptArgs4      = "accept_args4"
+	AfterfinProgHolders          = "holders"
+	AfterfinProgMoves            = "moves"
+	AfterfinProgSetState         = "set_state"
+	AfterfinProgSetStateSkipped  = "set_state_skipped"
+	AfterfinProgSysExit          = "sys_exit"
+	AfterfinProgTcpSockets       = "tcp_sockets"
+	AfterfinProgTimerCancel      = "timer_cancel"
+	AfterfinProgTimerExpireEntry = "timer_expire_entry"
+	AfterfinProgTimerStart       = "timer_start"
+	AfterfinProgTwskAlloc        = "twsk_alloc"
+	AfterfinProgTwskKill         = "twsk_kill"
+	AfterfinProgTwskSchedule     = "twsk_schedule"
+	AfterfinVarAfWire            = "af_wire"
+	AfterfinVarCulprits          = "culprits"
+	AfterfinVarCulpritsN         = "culprits_n"
+	AfterfinVarExactOwner        = "exact_owner"
+	AfterfinVarJiffiesBegin      = "jiffies_begin"
+	AfterfinVarSeeding           = "seeding"
+	AfterfinVarSeesMinis         = "sees_minis"
+	AfterfinVarSelfTgid          = "self_tgid"
+	AfterfinVarTickNs            = "tick_ns"
+	AfterfinVarTwTimerHandler    = "tw_timer_handler"
+	AfterfinVarWakeupBytes       = "wakeup_bytes"
+	AfterfinVarWantComm          = "want_comm"
+	AfterfinVarWantFamily        = "want_family"
+	AfterfinVarWantLports        = "want_lports"
+	AfterfinVarWantLportsN       = "want_lports_n"
+	AfterfinVarWantNetns         = "want_netns"
+	AfterfinVarWantPids          = "want_pids"
+	AfterfinVarWantPidsN         = "want_pids_n"
+	AfterfinVarWantRports        = "want_rports"
+	AfterfinVarWantRportsN       = "want_rports_n"
+	AfterfinVarWantStates        = "want_states"
 )
 
 // LoadAfterfin returns the embedded CollectionSpec for Afterfin.
@@ -86,13 +101,20 @@ type AfterfinSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinProgramSpecs struct {
-	AcceptArgs2     *ebpf.ProgramSpec `ebpf:"accept_args2"`
-	AcceptArgs4     *ebpf.ProgramSpec `ebpf:"accept_args4"`
-	Holders         *ebpf.ProgramSpec `ebpf:"holders"`
-	MptcpListeners  *ebpf.ProgramSpec `ebpf:"mptcp_listeners"`
-	SetState        *ebpf.ProgramSpec `ebpf:"set_state"`
-	SetStateSkipped *ebpf.ProgramSpec `ebpf:"set_state_skipped"`
-	SysExit         *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	AcceptArgs2      *ebpf.ProgramSpec `ebpf:"accept_args2"`
+	AcceptArgs4      *ebpf.ProgramSpec `ebpf:"accept_args4"`
+	Holders          *ebpf.ProgramSpec `ebpf:"holders"`
+	Moves            *ebpf.ProgramSpec `ebpf:"moves"`
+	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
+	SetStateSkipped  *ebpf.ProgramSpec `ebpf:"set_state_skipped"`
+	SysExit          *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	TcpSockets       *ebpf.ProgramSpec `ebpf:"tcp_sockets"`
+	TimerCancel      *ebpf.ProgramSpec `ebpf:"timer_cancel"`
+	TimerExpireEntry *ebpf.ProgramSpec `ebpf:"timer_expire_entry"`
+	TimerStart       *ebpf.ProgramSpec `ebpf:"timer_start"`
+	TwskAlloc        *ebpf.ProgramSpec `ebpf:"twsk_alloc"`
+	TwskKill         *ebpf.ProgramSpec `ebpf:"twsk_kill"`
+	TwskSchedule     *ebpf.ProgramSpec `ebpf:"twsk_schedule"`
 }
 
 // AfterfinMapSpecs contains maps before they are loaded into the kernel.
@@ -103,27 +125,35 @@ type AfterfinMapSpecs struct {
 	Conns    *ebpf.MapSpec `ebpf:"conns"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
+	Halfway  *ebpf.MapSpec `ebpf:"halfway"`
+	Minis    *ebpf.MapSpec `ebpf:"minis"`
 }
 
 // AfterfinVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinVariableSpecs struct {
-	AfWire      *ebpf.VariableSpec `ebpf:"af_wire"`
-	ExactOwner  *ebpf.VariableSpec `ebpf:"exact_owner"`
-	Seeding     *ebpf.VariableSpec `ebpf:"seeding"`
-	SelfTgid    *ebpf.VariableSpec `ebpf:"self_tgid"`
-	WakeupBytes *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
-	WantComm    *ebpf.VariableSpec `ebpf:"want_comm"`
-	WantFamily  *ebpf.VariableSpec `ebpf:"want_family"`
-	WantLports  *ebpf.VariableSpec `ebpf:"want_lports"`
-	WantLportsN *ebpf.VariableSpec `ebpf:"want_lports_n"`
-	WantNetns   *ebpf.VariableSpec `ebpf:"want_netns"`
-	WantPids    *ebpf.VariableSpec `ebpf:"want_pids"`
-	WantPidsN   *ebpf.VariableSpec `ebpf:"want_pids_n"`
-	WantRports  *ebpf.VariableSpec `ebpf:"want_rports"`
-	WantRportsN *ebpf.VariableSpec `ebpf:"want_rports_n"`
-	WantStates  *ebpf.VariableSpec `ebpf:"want_states"`
+	AfWire         *ebpf.VariableSpec `ebpf:"af_wire"`
+	Culprits       *ebpf.VariableSpec `ebpf:"culprits"`
+	CulpritsN      *ebpf.VariableSpec `ebpf:"culprits_n"`
+	ExactOwner     *ebpf.VariableSpec `ebpf:"exact_owner"`
+	JiffiesBegin   *ebpf.VariableSpec `ebpf:"jiffies_begin"`
+	Seeding        *ebpf.VariableSpec `ebpf:"seeding"`
+	SeesMinis      *ebpf.VariableSpec `ebpf:"sees_minis"`
+	SelfTgid       *ebpf.VariableSpec `ebpf:"self_tgid"`
+	TickNs         *ebpf.VariableSpec `ebpf:"tick_ns"`
+	TwTimerHandler *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
+	WakeupBytes    *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
+	WantComm       *ebpf.VariableSpec `ebpf:"want_comm"`
+	WantFamily     *ebpf.VariableSpec `ebpf:"want_family"`
+	WantLports     *ebpf.VariableSpec `ebpf:"want_lports"`
+	WantLportsN    *ebpf.VariableSpec `ebpf:"want_lports_n"`
+	WantNetns      *ebpf.VariableSpec `ebpf:"want_netns"`
+	WantPids       *ebpf.VariableSpec `ebpf:"want_pids"`
+	WantPidsN      *ebpf.VariableSpec `ebpf:"want_pids_n"`
+	WantRports     *ebpf.VariableSpec `ebpf:"want_rports"`
+	WantRportsN    *ebpf.VariableSpec `ebpf:"want_rports_n"`
+	WantStates     *ebpf.VariableSpec `ebpf:"want_states"`
 }
 
 // AfterfinObjects contains all objects after they have been loaded into the kernel.
@@ -150,6 +180,8 @@ type AfterfinMaps struct {
 	Conns    *ebpf.Map `ebpf:"conns"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Events   *ebpf.Map `ebpf:"events"`
+	Halfway  *ebpf.Map `ebpf:"halfway"`
+	Minis    *ebpf.Map `ebpf:"minis"`
 }
 
 func (m *AfterfinMaps) Close() error {
@@ -158,6 +190,8 @@ func (m *AfterfinMaps) Close() error {
 		m.Conns,
 		m.Counters,
 		m.Events,
+		m.Halfway,
+		m.Minis,
 	)
 }
 
@@ -165,34 +199,47 @@ func (m *AfterfinMaps) Close() error {
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinVariables struct {
-	AfWire      *ebpf.Variable `ebpf:"af_wire"`
-	ExactOwner  *ebpf.Variable `ebpf:"exact_owner"`
-	Seeding     *ebpf.Variable `ebpf:"seeding"`
-	SelfTgid    *ebpf.Variable `ebpf:"self_tgid"`
-	WakeupBytes *ebpf.Variable `ebpf:"wakeup_bytes"`
-	WantComm    *ebpf.Variable `ebpf:"want_comm"`
-	WantFamily  *ebpf.Variable `ebpf:"want_family"`
-	WantLports  *ebpf.Variable `ebpf:"want_lports"`
-	WantLportsN *ebpf.Variable `ebpf:"want_lports_n"`
-	WantNetns   *ebpf.Variable `ebpf:"want_netns"`
-	WantPids    *ebpf.Variable `ebpf:"want_pids"`
-	WantPidsN   *ebpf.Variable `ebpf:"want_pids_n"`
-	WantRports  *ebpf.Variable `ebpf:"want_rports"`
-	WantRportsN *ebpf.Variable `ebpf:"want_rports_n"`
-	WantStates  *ebpf.Variable `ebpf:"want_states"`
+	AfWire         *ebpf.Variable `ebpf:"af_wire"`
+	Culprits       *ebpf.Variable `ebpf:"culprits"`
+	CulpritsN      *ebpf.Variable `ebpf:"culprits_n"`
+	ExactOwner     *ebpf.Variable `ebpf:"exact_owner"`
+	JiffiesBegin   *ebpf.Variable `ebpf:"jiffies_begin"`
+	Seeding        *ebpf.Variable `ebpf:"seeding"`
+	SeesMinis      *ebpf.Variable `ebpf:"sees_minis"`
+	SelfTgid       *ebpf.Variable `ebpf:"self_tgid"`
+	TickNs         *ebpf.Variable `ebpf:"tick_ns"`
+	TwTimerHandler *ebpf.Variable `ebpf:"tw_timer_handler"`
+	WakeupBytes    *ebpf.Variable `ebpf:"wakeup_bytes"`
+	WantComm       *ebpf.Variable `ebpf:"want_comm"`
+	WantFamily     *ebpf.Variable `ebpf:"want_family"`
+	WantLports     *ebpf.Variable `ebpf:"want_lports"`
+	WantLportsN    *ebpf.Variable `ebpf:"want_lports_n"`
+	WantNetns      *ebpf.Variable `ebpf:"want_netns"`
+	WantPids       *ebpf.Variable `ebpf:"want_pids"`
+	WantPidsN      *ebpf.Variable `ebpf:"want_pids_n"`
+	WantRports     *ebpf.Variable `ebpf:"want_rports"`
+	WantRportsN    *ebpf.Variable `ebpf:"want_rports_n"`
+	WantStates     *ebpf.Variable `ebpf:"want_states"`
 }
 
 // AfterfinPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinPrograms struct {
-	AcceptArgs2     *ebpf.Program `ebpf:"accept_args2"`
-	AcceptArgs4     *ebpf.Program `ebpf:"accept_args4"`
-	Holders         *ebpf.Program `ebpf:"holders"`
-	MptcpListeners  *ebpf.Program `ebpf:"mptcp_listeners"`
-	SetState        *ebpf.Program `ebpf:"set_state"`
-	SetStateSkipped *ebpf.Program `ebpf:"set_state_skipped"`
-	SysExit         *ebpf.Program `ebpf:"sys_exit"`
+	AcceptArgs2      *ebpf.Program `ebpf:"accept_args2"`
+	AcceptArgs4      *ebpf.Program `ebpf:"accept_args4"`
+	Holders          *ebpf.Program `ebpf:"holders"`
+	Moves            *ebpf.Program `ebpf:"moves"`
+	SetState         *ebpf.Program `ebpf:"set_state"`
+	SetStateSkipped  *ebpf.Program `ebpf:"set_state_skipped"`
+	SysExit          *ebpf.Program `ebpf:"sys_exit"`
+	TcpSockets       *ebpf.Program `ebpf:"tcp_sockets"`
+	TimerCancel      *ebpf.Program `ebpf:"timer_cancel"`
+	TimerExpireEntry *ebpf.Program `ebpf:"timer_expire_entry"`
+	TimerStart       *ebpf.Program `ebpf:"timer_start"`
+	TwskAlloc        *ebpf.Program `ebpf:"twsk_alloc"`
+	TwskKill         *ebpf.Program `ebpf:"twsk_kill"`
+	TwskSchedule     *ebpf.Program `ebpf:"twsk_schedule"`
 }
 
 func (p *AfterfinPrograms) Close() error {
@@ -200,10 +247,17 @@ func (p *AfterfinPrograms) Close() error {
 		p.AcceptArgs2,
 		p.AcceptArgs4,
 		p.Holders,
-		p.MptcpListeners,
+		p.Moves,
 		p.SetState,
 		p.SetStateSkipped,
 		p.SysExit,
+		p.TcpSockets,
+		p.TimerCancel,
+		p.TimerExpireEntry,
+		p.TimerStart,
+		p.TwskAlloc,
+		p.TwskKill,
+		p.TwskSchedule,
 	)
 }
 

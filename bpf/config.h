@@ -33,6 +33,27 @@ const volatile __u32 want_states; /* bit 1 << TCP_x */
 const volatile __u8 want_family; /* 4 or 6; v4-mapped counts as 4 */
 const volatile char want_comm[AF_COMM_LEN];
 
+/* The length of a jiffy; 1,000,000,000 / CONFIG_HZ. */
+const volatile __u64 tick_ns = 4000000;
+
+/* tw_timer_handler: a timer with this function is a mini-socket's. */
+const volatile __u64 tw_timer_handler;
+
+/*
+ * Kernel functions that tell why a mini-socket ends, by where they stand in kernel memory
+ * (/proc/kallsyms): whoever is found innermost on the stack gives the cause.
+ */
+#define AF_CULPRITS 24
+struct af_culprit {
+	__u64 begin, end;
+	__u64 cause; /* enum af_cause, or AF_NOT_THE_END */
+};
+const volatile struct af_culprit culprits[AF_CULPRITS];
+const volatile __u32 culprits_n;
+
+/* Set by Go once mini-sockets are seen: then FIN_WAIT2→CLOSE means that there is none. */
+bool sees_minis;
+
 /* Set by Go while sockets older than us are looked at, see by_cookie. */
 bool seeding;
 

@@ -18,12 +18,12 @@ static __always_inline __u64 wakeup_flags(void)
 	return BPF_RB_NO_WAKEUP;
 }
 
-/* A global function, so that the verifier walks the filters once. o is NULL if there is no memory of the socket. */
-__noinline int tell(const struct af_transition *t, const struct owner *o, bool v4)
+/* A global function, so that the verifier walks the filters once. */
+__noinline int tell(const struct af_transition *t)
 {
 	struct af_transition *slot;
 
-	if (!t || !wanted(t, o, v4))
+	if (!t || !wanted(t))
 		return 0;
 	slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
 	if (!slot) {

@@ -21,9 +21,11 @@ static __always_inline bool has_port(const volatile __u16 *ports, __u32 n, __u16
 	return false;
 }
 
-static __always_inline bool wanted_owner(const struct owner *o, bool listener)
+static __always_inline bool wanted_owner(const struct af_transition *t)
 {
-	if (o->how == AF_HOW_UNKNOWN || (o->how == AF_HOW_LISTEN && !listener))
+	bool listener = t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE);
+
+	if (t->how == AF_HOW_UNKNOWN || (t->how == AF_HOW_LISTEN && !listener))
 		return true;
 	if (want_pids_n) {
 		bool found = false;
@@ -31,7 +33,7 @@ static __always_inline bool wanted_owner(const struct owner *o, bool listener)
 		for (__u32 i = 0; i < AF_MAX_PIDS; i++) {
 			if (i >= want_pids_n)
 				break;
-			if (want_pids[i] == o->pid)
+			if (want_pids[i] == t->owner_pid)
 				found = true;
 		}
 		if (!found)
@@ -39,28 +41,41 @@ static __always_inline bool wanted_owner(const struct owner *o, bool listener)
 	}
 	if (want_comm[0]) {
 		for (int i = 0; i < AF_COMM_LEN; i++) {
-			if (o->comm[i] != want_comm[i])
+			if (t->owner_comm[i] != want_comm[i])
 				return false;
-			if (!o->comm[i])
+			if (!t->owner_comm[i])
 				break;
 		}
 	}
 	return true;
 }
 
-static __always_inline bool wanted(const struct af_transition *t, const struct owner *o, bool v4)
+/* Is this ::ffff:a.b.c.d? */
+static __always_inline bool mapped(const __u8 *address)
+{
+	const __u32 *word = (const __u32 *)address;
+
+	return !(word[0] | word[1] | (word[2] ^ bpf_htonl(0xffff)));
+}
+
+static __always_inline bool wanted(const struct af_transition *t)
 {
 	if (want_states && !(want_states & (1U << t->from | 1U << t->to)))
 		return false;
 	if (want_netns && want_netns != t->netns)
 		return false;
-	if (want_family && want_family != (v4 ? 4 : 6))
-		return false;
+	if (want_family) {
+		/* A dual-stack listener, bound to ::, is IPv6; what comes in over IPv4 is mapped at both ends. */
+		bool v4 = mapped(t->local) || mapped(t->remote);
+
+		if (want_family != (v4 ? 4 : 6))
+			return false;
+	}
 	if (want_lports_n && !has_port(want_lports, want_lports_n, t->lport))
 		return false;
 	if (want_rports_n && !has_port(want_rports, want_rports_n, t->rport))
 		return false;
-	return !o || wanted_owner(o, t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE));
+	return wanted_owner(t);
 }
 
 #endif

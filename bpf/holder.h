@@ -122,15 +122,11 @@ static __always_inline void holder(struct bpf_iter__task_file *ctx)
  * The listeners among the subflows: their children inherit through socket storage, so an
  * owner left by cookie must get there before the next connection comes in.
  */
-static __always_inline void mptcp_listener(struct bpf_iter__tcp *ctx)
+static __always_inline void mptcp_listener(struct sock_common *skc)
 {
-	struct sock_common *skc = ctx->sk_common;
-	struct tcp_sock *tp;
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(skc);
 	struct conn *c;
 
-	if (!skc || skc->skc_state != TCP_LISTEN)
-		return;
-	tp = bpf_skc_to_tcp_sock(skc);
 	if (!tp || !is_mptcp(tp))
 		return;
 	c = conn_of(tp);

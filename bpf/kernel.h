@@ -23,9 +23,18 @@
 #define IPPROTO_MPTCP 262
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SOCK_DEAD 0 /* bit of sk_flags, include/net/sock.h */
+#define SOCK_DONE 1
+#define SOCK_LINGER 4
 #define SEND_SHUTDOWN 2 /* bit of sk_shutdown */
 #define NULL ((void *)0)
 #define EEXIST 17
+#define EPIPE 32
+#define ENETUNREACH 101
+#define ECONNABORTED 103
+#define ECONNRESET 104
+#define ETIMEDOUT 110
+#define ECONNREFUSED 111
+#define EHOSTUNREACH 113
 
 /* include/net/tcp_states.h, part of the user-visible ABI through tcp_info. */
 enum {
@@ -100,7 +109,24 @@ struct sock {
 	__u16 sk_protocol; /* a bitfield before 5.6 (bf9765145b85); we need 5.12 */
 	int sk_err;
 	__u8 sk_shutdown;
+	unsigned long sk_lingertime;
 	struct socket *sk_socket;
+};
+
+struct timer_list {
+	unsigned long expires; /* jiffies */
+	void (*function)(struct timer_list *);
+};
+
+struct inet_timewait_sock {
+	struct sock_common __tw_common;
+	unsigned char tw_substate;
+	__u32 tw_entry_stamp; /* since 6.18; low half of CLOCK_MONOTONIC in ms */
+	struct timer_list tw_timer;
+};
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
 };
 
 struct inet_sock {
@@ -109,6 +135,9 @@ struct inet_sock {
 
 struct tcp_sock {
 	bool is_mptcp; /* only with CONFIG_MPTCP */
+	__u32 rcv_nxt;
+	__u32 copied_seq; /* what the program has read */
+	int linger2;
 };
 
 struct mptcp_sock {
@@ -155,6 +184,12 @@ struct bpf_iter__task_file {
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
+};
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *key;
+	void *value;
 };
 
 #if defined(__TARGET_ARCH_x86)

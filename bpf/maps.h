@@ -70,6 +70,51 @@ struct {
 	__type(value, struct owner);
 } by_cookie SEC(".maps");
 
+/* Both sides set their own bit; who finds the other one set tells the end. */
+#define MINI_TOLD 1 /* →CLOSE of its socket was seen: `row` has owner and side */
+#define MINI_ENDED 2
+
+/*
+ * A mini-socket, which stands in for a socket in TIME_WAIT, or for an orphan in FIN_WAIT2.
+ * The state tracepoint knows nothing of it.
+ */
+struct mini {
+	struct af_transition row; /* the next one to tell */
+	__u64 tw; /* its address; the cookie there says whether it is still the same */
+	__u64 armed_ns; /* when its timer was first started: the beginning of `state` if that is TIME_WAIT */
+	__u64 ended_ns;
+	__u32 flags;
+	__u16 restarts;
+	__u8 state; /* as last seen: TCP_TIME_WAIT, or TCP_FIN_WAIT2 of an orphan */
+	__u8 cause;
+};
+
+/*
+ * Mini-sockets by cookie, which the kernel copies from the socket.
+ * Inserted when the timer is started, and at the start by the iter/tcp pass; deleted at the
+ * end. Twice the largest default of tcp_max_tw_buckets (262,144); grows on demand, full is
+ * counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 512 << 10);
+	__type(key, __u64);
+	__type(value, struct mini);
+} minis SEC(".maps");
+
+/*
+ * Cookie → address of the mini-sockets in FIN_WAIT2, where their move to TIME_WAIT may be
+ * silent (timer tracepoints): the ones to look at. Inserted and deleted with `minis`.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 512 << 10);
+	__type(key, __u64);
+	__type(value, __u64);
+} halfway SEC(".maps");
+
 static __always_inline void count(__u32 counter)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &counter);

@@ -13,11 +13,14 @@
 
 /* What a transition shows of its socket, beside what is told of it. */
 struct look {
-	bool v4; /* also v4-mapped */
 	bool held; /* a struct socket holds it */
 	bool file; /* and that one has a file */
 	bool dead; /* SOCK_DEAD: nobody holds it any more */
 	bool mptcp; /* a subflow */
+	bool linger0; /* SO_LINGER with 0 s */
+	bool linger2; /* TCP_LINGER2 below 0 */
+	bool unread; /* there is data that nobody has read */
+	bool fin; /* SOCK_DONE: the peer's FIN came in */
 	__u8 shutdown; /* sk_shutdown */
 };
 

@@ -3,21 +3,15 @@
 #ifndef AFTERFIN_TRANSITION_H
 #define AFTERFIN_TRANSITION_H
 
-#include "emit.h"
-#include "owner.h"
-
-/* 0 for ::ffff:a.b.c.d. Without branches: the verifier of 6.1 walks all that follows once for each. */
-static __always_inline __u32 not_mapped(const __u32 *addr)
-{
-	return addr[0] | addr[1] | (addr[2] ^ bpf_htonl(0xffff));
-}
+#include "cause.h"
+#include "timewait.h"
 
 /*
  * The pointer the tracepoint hands us has a type the verifier knows, so these are plain loads
  * with a fault handler behind them: no helper call, and cheaper than one bulk copy of
  * sock_common through bpf_probe_read_kernel.
  */
-static __always_inline bool fill_addresses(struct af_transition *t, struct sock *sk)
+static __always_inline void fill_addresses(struct af_transition *t, struct sock *sk)
 {
 	__u32 *local = (__u32 *)t->local, *remote = (__u32 *)t->remote;
 
@@ -25,14 +19,12 @@ static __always_inline bool fill_addresses(struct af_transition *t, struct sock 
 		local[2] = remote[2] = bpf_htonl(0xffff);
 		local[3] = sk->__sk_common.skc_rcv_saddr;
 		remote[3] = sk->__sk_common.skc_daddr;
-		return true;
+		return;
 	}
 	for (int i = 0; i < 4; i++) {
 		local[i] = sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i];
 		remote[i] = sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i];
 	}
-	/* A dual-stack listener, bound to ::, is IPv6; what comes in over IPv4 is mapped at both ends. */
-	return !not_mapped(local) || !not_mapped(remote);
 }
 
 static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
@@ -66,8 +58,10 @@ static __always_inline void look_at(struct af_transition *t, struct look *l, str
 	l->shutdown = sk->sk_shutdown;
 	l->dead = sk->__sk_common.skc_flags >> SOCK_DEAD & 1;
 	l->mptcp = is_mptcp(sk);
-	l->v4 = fill_addresses(t, sk);
+	fill_addresses(t, sk);
 	fill_ports(t, sk);
+	if (t->to == TCP_CLOSE)
+		look_at_end(l, sk);
 	if (sock) {
 		l->held = true;
 		file = sock->file;
@@ -124,7 +118,7 @@ static __always_inline void begin_accept_side(struct conn *c, __u64 now)
 }
 
 /* Tell the LISTEN→SYN_RECV that was held back, now that the child has its own cookie and remote. */
-static __always_inline void tell_held(struct conn *c, const struct af_transition *now, const struct look *l)
+static __always_inline void tell_held(struct conn *c, const struct af_transition *now)
 {
 	struct af_transition t = *now;
 
@@ -138,7 +132,17 @@ static __always_inline void tell_held(struct conn *c, const struct af_transition
 	t.accepted = AF_ACCEPTED_NO;
 	fill_owner(&t, c);
 	c->born_ns = 0;
-	tell(&t, &c->owner, l->v4);
+	tell(&t);
+}
+
+static __always_inline void tell_change(struct af_transition *t, const struct conn *c, const struct look *l)
+{
+	if (t->to == TCP_CLOSE) {
+		if (goes_on_as_mini(t))
+			return;
+		t->cause = cause_of_close(t, c, l);
+	}
+	tell(t);
 }
 
 /*
@@ -162,7 +166,7 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 			t->cookie = 0;
 	}
 	if (!c) { /* no memory for it, which is counted */
-		tell(t, NULL, l->v4);
+		tell_change(t, c, l);
 		return 0;
 	}
 	c->told = true;
@@ -174,7 +178,7 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 		}
 	}
 	if (c->born_ns)
-		tell_held(c, t, l);
+		tell_held(c, t);
 	if (owner_left_by_cookie(c))
 		take_by_cookie(c, t->cookie);
 	fill_accepted(t, c, l);
@@ -186,8 +190,17 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 		t->entered_ns = c->entered_ns;
 	c->state = t->to;
 	c->entered_ns = t->mono_ns;
-	tell(t, &c->owner, l->v4);
+	tell_change(t, c, l);
 	return 0;
+}
+
+/*
+ * Not of MPTCP's own sockets: their subflows tell the story. And tcp_close_state() sets the
+ * state that is there again when a socket is closed after shutdown().
+ */
+static __always_inline bool is_change(struct sock *sk, int from, int to)
+{
+	return sk->sk_protocol == IPPROTO_TCP && from != to;
 }
 
 static __always_inline void transition(struct sock *sk, int from, int to)
@@ -195,7 +208,7 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 	struct af_transition t = {};
 	struct look l = {};
 
-	if (sk->sk_protocol != IPPROTO_TCP) /* MPTCP's own socket: its subflows tell the story */
+	if (!is_change(sk, from, to))
 		return;
 
 	t.kind = AF_KIND_TRANSITION;
@@ -217,7 +230,7 @@ static __always_inline void skipped_transition(struct sock *sk, int from, int to
 {
 	struct conn *c;
 
-	if (sk->sk_protocol != IPPROTO_TCP)
+	if (!is_change(sk, from, to))
 		return;
 	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!c) /* set_state had no memory either: it told the row without */

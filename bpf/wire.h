@@ -39,6 +39,31 @@ enum af_accepted {
 	AF_ACCEPTED_YES = 2,
 };
 
+/* Why a socket or a mini-socket went to CLOSE. */
+enum af_cause {
+	AF_CAUSE_NONE = 0, /* closed in order, or no change to CLOSE at all */
+	AF_CAUSE_UNKNOWN = 1,
+	/* Of mini-sockets. */
+	AF_CAUSE_EXPIRED = 2,
+	AF_CAUSE_REUSED_CONNECT = 3, /* a connect() took its tuple */
+	AF_CAUSE_REUSED_SYN = 4, /* a SYN came in for its tuple */
+	AF_CAUSE_NETNS_EXIT = 5,
+	AF_CAUSE_DESTROYED = 6, /* ss -K */
+	/* Of both. */
+	AF_CAUSE_RESET = 7, /* a RST, or a segment that draws one */
+	/* Of sockets. */
+	AF_CAUSE_LINGER = 8, /* SO_LINGER with 0 s */
+	AF_CAUSE_UNREAD_DATA = 9, /* closed over data that nobody had read */
+	AF_CAUSE_TIMEOUT = 10,
+	AF_CAUSE_ABORTED = 11,
+	AF_CAUSE_LINGER2 = 12, /* TCP_LINGER2 below 0: no FIN_WAIT2 for an orphan */
+	AF_CAUSE_OVERFLOW = 13, /* tcp_max_tw_buckets reached: no TIME_WAIT. Go tells, from the netns's counter */
+	AF_CAUSE_DISCONNECTED = 14, /* connect(AF_UNSPEC) */
+	AF_CAUSE_LISTENER_CLOSED = 15, /* in the accept queue */
+};
+
+#define AF_RESTARTS_UNKNOWN 0xffff
+
 /* What the kernel side could not deliver, and what it nearly lost; indices of the map `counters`. */
 enum af_counter {
 	AF_LOST_RING = 0, /* no room in the ring: a row is missing */
@@ -48,7 +73,7 @@ enum af_counter {
 	AF_COUNTERS = 4,
 };
 
-/* One change of sk->sk_state. */
+/* One change of sk->sk_state, or of a mini-socket (timewait.h). */
 struct af_transition {
 	__u32 kind;
 	__u32 netns; /* inode number */
@@ -69,7 +94,10 @@ struct af_transition {
 	__u8 how;
 	__u8 side;
 	__u8 accepted;
-	__u8 pad;
+	__u8 cause;
+	__u16 restarts; /* of 2MSL, on leaving TIME_WAIT */
+	__u8 entered_bound; /* entered_ns is no beginning: `from` lasts at least since then */
+	__u8 pad[5];
 };
 
 /* A process that holds a descriptor of a TCP socket. */
@@ -81,7 +109,7 @@ struct af_holder {
 	__u8 comm[AF_COMM_LEN];
 };
 
-_Static_assert(sizeof(struct af_transition) == 112, "a hole or a changed record");
+_Static_assert(sizeof(struct af_transition) == 120, "a hole or a changed record");
 _Static_assert(sizeof(struct af_holder) == 40, "a hole or a changed record");
 
 #endif

@@ -227,13 +227,13 @@ func (s *session) table() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nkernel\trelease\thz\tlane\taccept by\ttests\tskipped\tguest s\twall s\tdigest\t")
+	fmt.Fprintln(w, "\nkernel\trelease\thz\tlane\thooks\ttests\tskipped\tguest s\twall s\tdigest\t")
 	for _, r := range s.rows {
 		verdict := "ok"
 		if r.err != nil {
 			verdict = "FAIL"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.outcome.hz, r.job.lane.name, r.job.kernel.accept,
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.outcome.hz, r.job.lane.name, hooks[r.job.kernel.accept],
 			r.outcome.passed+r.outcome.failed, r.outcome.skips, r.outcome.end.Seconds(), r.wall.Seconds(), r.outcome.fingerprint(), verdict)
 	}
 	w.Flush()

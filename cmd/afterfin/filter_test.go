@@ -82,7 +82,7 @@ func TestFilters(t *testing.T) {
 			names[cookie] = name
 		}
 		want[fmt.Sprintf("listener server-%d", i)] = []string{"CLOSE→LISTEN"}
-		want[fmt.Sprintf("client-%d", i)] = []string{"CLOSE→SYN_SENT", "SYN_SENT→ESTABLISHED", "ESTABLISHED→FIN_WAIT1", "FIN_WAIT1→FIN_WAIT2", "FIN_WAIT2→CLOSE"}
+		want[fmt.Sprintf("client-%d", i)] = []string{"CLOSE→SYN_SENT", "SYN_SENT→ESTABLISHED", "ESTABLISHED→FIN_WAIT1", "FIN_WAIT1→FIN_WAIT2", "FIN_WAIT2→TIME_WAIT"}
 		want[fmt.Sprintf("server-%d", i)] = []string{"LISTEN→SYN_RECV", "SYN_RECV→ESTABLISHED", "ESTABLISHED→CLOSE_WAIT", "CLOSE_WAIT→LAST_ACK", "LAST_ACK→CLOSE"}
 	}
 	watchers["none"].wait(t, 33, func(r *row) bool { return r.NetNS == ns.Inode() && r.Mono >= int64(s.begin) })

@@ -7,17 +7,22 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What vmtest tells the tests about the kernel that they run on (vmtest/kernels.go
 // is the one place that sets these). On any other machine all are empty.
 const (
-	wantAccept      = "AFTERFIN_TEST_ACCEPT"      // what must see accept(): fexit, or none
+	wantAccept      = "AFTERFIN_TEST_ACCEPT"      // what must see accept() and TIME_WAIT: fexit (and fentry), or none
 	preempts        = "AFTERFIN_TEST_PREEMPTS"    // 1: programs may be preempted, and then skipped for others
 	wantLacks       = "AFTERFIN_TEST_LACKS"       // the doctor check that must fail, with exit code 5
 	noiseSize       = "AFTERFIN_TEST_NOISE"       // busy processes beside the scenes, 4 without
 	loadConnections = "AFTERFIN_TEST_CONNECTIONS" // of each thread under load, 100,000 without
 )
+
+const fentryTimeWait = "fentry/inet_twsk_kill"
 
 // knob reads a number from the environment.
 func knob(t *testing.T, name string, without int) int {
@@ -33,14 +38,28 @@ func knob(t *testing.T, name string, without int) int {
 	return n
 }
 
+// jiffy is the length of this kernel's tick.
+func jiffy(t *testing.T) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
 // checkHooks: a kernel that is known to allow a hook must get it, and one that is
 // known to refuse it must be told so. want is as in AFTERFIN_TEST_ACCEPT; empty:
 // nothing is known.
 func checkHooks(t *testing.T, w *watcher, want string) {
 	t.Helper()
-	const fexit = "fexit/inet_csk_accept"
-	if want == "fexit" && !w.hooked(fexit) || want == "none" && w.hooked(fexit) {
-		t.Fatalf("[%s] accept must be seen by %s: %s", w.name, want, w.stderr)
+	for _, hook := range []string{"fexit/inet_csk_accept", fentryTimeWait} {
+		if want == "fexit" && !w.hooked(hook) || want == "none" && w.hooked(hook) {
+			t.Fatalf("[%s] %s: want %s: %s", w.name, hook, want, w.stderr)
+		}
+	}
+	if !w.hooked(fentryTimeWait) && !w.hooked("tp_btf/timer_start") {
+		t.Fatalf("[%s] TIME_WAIT is not seen: %s", w.name, w.stderr)
 	}
 }
 

@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// occupyAccept makes this kernel refuse fexit on inet_csk_accept until the test's
+// occupy makes this kernel refuse fentry and fexit on a function until the test's
 // end, as others do on their own: a function takes a limited number of programs
 // (BPF_MAX_TRAMP_LINKS, 38), and so many that do nothing are attached. It gives
-// false where fexit is refused anyway.
-func occupyAccept(t *testing.T) bool {
+// false where they are refused anyway.
+func occupy(t *testing.T, function string) bool {
 	t.Helper()
 	const more = 39
 	occupants := &ebpf.CollectionSpec{Programs: make(map[string]*ebpf.ProgramSpec)}
@@ -27,7 +27,7 @@ func occupyAccept(t *testing.T) bool {
 		occupants.Programs[fmt.Sprintf("occupant_%d", n)] = &ebpf.ProgramSpec{
 			Type:         ebpf.Tracing,
 			AttachType:   ebpf.AttachTraceFEntry,
-			AttachTo:     "inet_csk_accept",
+			AttachTo:     function,
 			License:      "Dual MIT/GPL",
 			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 		}
@@ -65,13 +65,14 @@ func refusedAnyway(t *testing.T, err error) bool {
 }
 
 // TestWithoutFexit: the same rows by the other hooks. What these cannot know is
-// who accepted, and only until the descriptor is seen or somebody closes;
-// --exact-owner knows it all the same.
+// who accepted, and only until the descriptor is seen or somebody closes
+// (--exact-owner knows it all the same), and how often TIME_WAIT began anew.
 func TestWithoutFexit(t *testing.T) {
-	if !occupyAccept(t) {
+	if !occupy(t, "inet_csk_accept") || !occupy(t, "inet_twsk_kill") {
 		return // then the other tests ran without
 	}
 	all := maps.Clone(ends)
 	maps.Copy(all, owners)
-	play(t, all, "none")
+	play(t, all, families[:1], "none") // no hook is about a family, but the stacks of the next ones
+	play(t, timeWaits, peerFamilies, "none")
 }

@@ -26,7 +26,6 @@ var owners = map[string]func(*scene){
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), kill)
 		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, kill)
 		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(srv), kill)
-		a.later("FIN_WAIT2→CLOSE", closedBy(srv), kill)
 	},
 	"shared by fork, the child closes last": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
@@ -43,7 +42,7 @@ var owners = map[string]func(*scene){
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(child), end)
 		a.later("LAST_ACK→CLOSE", closedBy(child), end)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
-		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, end)
+		c.later("FIN_WAIT2→TIME_WAIT", who{"connect": {client}}, end)
 	},
 	"handed over by SCM_RIGHTS": func(s *scene) {
 		client, srv, other := s.actor("client"), s.actor("server"), s.actor("other")
@@ -55,7 +54,6 @@ var owners = map[string]func(*scene){
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(other), end)
 		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, end)
 		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(other), end)
-		a.later("FIN_WAIT2→CLOSE", closedBy(other), end)
 	},
 	"accepted late": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
@@ -70,7 +68,7 @@ var owners = map[string]func(*scene){
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end).isAccepted(true)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end).isAccepted(true)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
-		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, end)
+		c.later("FIN_WAIT2→TIME_WAIT", who{"connect": {client}}, end)
 	},
 	"prefork server with four workers": func(s *scene) {
 		client, master := s.actor("client"), s.actor("master")
@@ -86,7 +84,6 @@ var owners = map[string]func(*scene){
 			a.row("ESTABLISHED→FIN_WAIT1", closedBy(worker), fin)
 			c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, fin)
 			a.later("FIN_WAIT1→FIN_WAIT2", closedBy(worker), fin)
-			a.later("FIN_WAIT2→CLOSE", closedBy(worker), fin)
 		}
 	},
 	"SO_REUSEPORT, two listeners on one port": func(s *scene) {
@@ -132,7 +129,7 @@ var owners = map[string]func(*scene){
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, exit) // long after its death
-		c.later("FIN_WAIT2→CLOSE", who{"connect": {client}}, exit)
+		c.later("FIN_WAIT2→TIME_WAIT", who{"connect": {client}}, exit)
 	},
 	"threads with names of their own": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
@@ -148,7 +145,6 @@ var owners = map[string]func(*scene){
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), fin)
 		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, fin)
 		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(srv), fin)
-		a.later("FIN_WAIT2→CLOSE", closedBy(srv), fin)
 	},
 	"Go's default listener, MPTCP": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
@@ -173,12 +169,12 @@ var owners = map[string]func(*scene){
 		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": {client}}, end)
 		c.later("LAST_ACK→CLOSE", who{"connect": {client}}, end)
 		a.later("FIN_WAIT1→FIN_WAIT2", closedBy(srv), fin)
-		a.later("FIN_WAIT2→CLOSE", closedBy(srv), fin)
+		a.later("FIN_WAIT2→TIME_WAIT", closedBy(srv), end)
 	},
 }
 
 // TestOwners is TestEnds for owners.
-func TestOwners(t *testing.T) { play(t, owners, os.Getenv(wantAccept)) }
+func TestOwners(t *testing.T) { play(t, owners, families, os.Getenv(wantAccept)) }
 
 // TestSameTupleTwice: two namespaces, one tuple, two owners each.
 func TestSameTupleTwice(t *testing.T) {
@@ -239,7 +235,7 @@ func fromBefore(t *testing.T, f family, flag string) {
 	a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 	a.later("LAST_ACK→CLOSE", closedBy(srv), end)
 	c.later("FIN_WAIT1→FIN_WAIT2", closedBy(client), fin)
-	c.later("FIN_WAIT2→CLOSE", closedBy(client), end)
+	c.later("FIN_WAIT2→TIME_WAIT", closedBy(client), end)
 
 	// A connection that waits in the queue has no owner; that nobody accepted it is known,
 	// and so is its side: only accepting makes sockets without a file.

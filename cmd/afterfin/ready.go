@@ -40,8 +40,13 @@ func readyLines(s feed.Start) []string {
 }
 
 func hookNotice(h tracer.Hook) string {
-	if h.Program != "" {
+	switch {
+	case h.Gives == tracer.GivesTimeWait && h.Program != "":
+		return "by " + h.Program + " (" + h.Why + "), some 50 ns for each kernel timer; restarts are not counted"
+	case h.Program != "":
 		return "by " + h.Program + " (" + h.Why + ")"
+	case h.Gives == tracer.GivesTimeWait:
+		return "not seen (" + h.Why + "); rows end with FIN_WAIT2→CLOSE where the kernel hands over to a mini-socket"
 	}
 	return "not seen (" + h.Why + "); rows say listen until the descriptor or the close tells, or use --exact-owner"
 }

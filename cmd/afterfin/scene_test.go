@@ -25,6 +25,9 @@ type scene struct {
 	family family
 	sock   map[uint64]*expected // by cookie
 	order  []*expected
+
+	fake     *lab.Peer // of TIME_WAIT's scenes
+	listener *server
 }
 
 // family is a way to speak TCP.
@@ -56,6 +59,8 @@ type want struct {
 	who      who
 	from, to time.Duration // the change is within; to 0: open
 	err      string
+	cause    string // empty: the one that err stands for
+	restarts int    // of 2MSL, for the hooks that count them
 	accepted *bool
 	min      bool // began before the tracer: in_state_ns null, and in_state_min_ns says at least
 }
@@ -214,6 +219,11 @@ func (e *expected) later(change string, w who, step lab.Step) *want {
 
 func (w *want) saying(errno string) *want { w.err = errno; return w }
 
+func (w *want) because(cause string) *want { w.cause = cause; return w }
+
+// causes are what an errno at →CLOSE stands for.
+var causes = map[string]string{"ECONNRESET": "reset", "ECONNREFUSED": "reset", "EPIPE": "reset", "ETIMEDOUT": "timeout", "ECONNABORTED": "aborted"}
+
 func (w *want) isAccepted(yes bool) *want { w.accepted = &yes; return w }
 
 // check waits for the rows, and compares every one of this netns.
@@ -276,12 +286,26 @@ func (s *scene) compare(w *watcher, e *expected, rows []row) {
 			continue
 		}
 		s.compareOwner(w, r, want, bad)
-		if got := time.Duration(r.Mono); got < want.from || want.to != 0 && got > want.to {
+		slack := time.Duration(0)
+		if r.To == "TIME_WAIT" && !w.hooked(fentryTimeWait) {
+			slack = jiffy(s.T) + time.Millisecond // a silent move is dated by its timer
+		}
+		if got := time.Duration(r.Mono); got < want.from-slack || want.to != 0 && got > want.to+min(slack, time.Millisecond) {
 			bad("at %v, the call ran from %v to %v", got, want.from, want.to)
 		}
 		s.compareTime(r, rows[:i], want, bad)
 		if got := deref(r.SkErr); got != want.err {
 			bad("sk_err %q, want %q", got, want.err)
+		}
+		cause := want.cause
+		if cause == "" {
+			cause = causes[want.err]
+		}
+		if got := deref(r.Cause); got != cause {
+			bad("cause %q, want %q", got, cause)
+		}
+		if counts := r.From == "TIME_WAIT" && w.hooked(fentryTimeWait); counts != (r.Restarts != nil) || counts && *r.Restarts != want.restarts {
+			bad("restarts %v, want %d (counted: %v)", r.Restarts, want.restarts, counts)
 		}
 		if r.Family != s.family.json {
 			bad("family %s, want %s", r.Family, s.family.json)

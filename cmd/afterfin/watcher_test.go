@@ -49,6 +49,8 @@ type row struct {
 	Accepted    *bool
 	Side        *string
 	SkErr       *string `json:"sk_err"`
+	Cause       *string
+	Restarts    *int
 	Transitions uint64
 	LostRing    uint64 `json:"lost_ring"`
 	Recursion   uint64 `json:"lost_recursion"`
@@ -71,6 +73,7 @@ type watcher struct {
 	mu   sync.Mutex
 	more *sync.Cond
 	rows []row
+	over bool     // all was read
 	bad  []string // lines that are not JSON
 }
 
@@ -111,6 +114,12 @@ func startWatchTo(t *testing.T, stdout io.Writer, args ...string) *watcher {
 
 func (w *watcher) readAll(out io.Reader) {
 	defer close(w.read)
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.over = true
+		w.more.Broadcast()
+	}()
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var r row
@@ -149,8 +158,8 @@ func (w *watcher) stop(t *testing.T) row {
 	return last
 }
 
-// wait blocks until the transitions that match are n, and gives them (all of
-// them, if there are more) in time order.
+// wait blocks until the transitions that match are n, or the stream is over, and
+// gives them (all of them, if there are more) in time order.
 func (w *watcher) wait(t *testing.T, n int, match func(*row) bool) []row {
 	t.Helper()
 	late := time.AfterFunc(patience, func() {
@@ -169,7 +178,7 @@ func (w *watcher) wait(t *testing.T, n int, match func(*row) bool) []row {
 				found = append(found, r)
 			}
 		}
-		if len(found) >= n || time.Since(begin) > patience {
+		if len(found) >= n || w.over || time.Since(begin) > patience {
 			slices.SortStableFunc(found, func(a, b row) int { return int(a.Mono - b.Mono) })
 			return found
 		}

@@ -72,17 +72,18 @@ func NewTable(max int) *Table {
 func (t *Table) Evicted() uint64 { return t.evicted }
 
 // AddExisting takes in a socket from a dump. A transition that was applied
-// already knows better, so the dump changes nothing then. Request sockets and
-// mini-sockets are left out: no transition ever tells their end.
+// already knows better, so the dump changes nothing then. Request sockets are left
+// out, since no transition tells their end, and mini-sockets, whose rows the kernel
+// side makes without us.
 func (t *Table) AddExisting(e *event.Existing) {
-	if endsUntold(e) || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
+	if leftOut(e) || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
 		return
 	}
 	t.insert(e.Cookie, &entry{state: e.State, after: e.After, before: e.Before})
 }
 
-// endsUntold: a FIN_WAIT2 without file may be a mini-socket, as sock_diag shows it.
-func endsUntold(e *event.Existing) bool {
+// leftOut: a FIN_WAIT2 without file may be a mini-socket, as sock_diag shows it.
+func leftOut(e *event.Existing) bool {
 	return e.State == tcp.TimeWait || e.Inode == 0 && (e.State == tcp.SynRecv || e.State == tcp.FinWait2)
 }
 
@@ -125,6 +126,8 @@ func (t *Table) Clear() { clear(t.conns) }
 // inState: the kernel saw the state begin, or a dump saw it there.
 func inState(tr *event.Transition, c *entry) Span {
 	switch {
+	case tr.Entered != 0 && tr.AtLeast:
+		return Span{tr.Mono - tr.Entered, AtLeast}
 	case tr.Entered != 0:
 		return Span{tr.Mono - tr.Entered, Exact}
 	case c != nil && c.state == tr.From && c.before < tr.Mono:

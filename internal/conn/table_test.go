@@ -51,6 +51,9 @@ func TestApply(t *testing.T) {
 			{tr(15*sec, 0, tcp.CloseWait, tcp.LastAck), Span{4 * sec, AtLeast}, tcp.LastAck},
 			{tr(16*sec, 15*sec, tcp.LastAck, tcp.Close), Span{sec, Exact}, 0},
 		}},
+		"TIME_WAIT there before us: the kernel side gives a lower bound": {nil, []step{
+			{&event.Transition{Mono: 70 * sec, Entered: 10 * sec, AtLeast: true, Cookie: cookie, From: tcp.TimeWait, To: tcp.Close}, Span{60 * sec, AtLeast}, 0},
+		}},
 		"changed before it was dumped: the dump is newer": {existing(tcp.CloseWait, 10*sec, 11*sec), []step{
 			{tr(9*sec, 0, tcp.Established, tcp.CloseWait), Span{}, tcp.CloseWait},
 			{tr(12*sec, 9*sec, tcp.CloseWait, tcp.LastAck), Span{3 * sec, Exact}, tcp.LastAck},

@@ -4,7 +4,10 @@ package doctor
 
 import (
 	"errors"
+	"strings"
 	"testing"
+
+	"afterfin/internal/tracer"
 )
 
 // Every check says what it gives, and what to do if it is not there.
@@ -32,5 +35,21 @@ func TestFailed(t *testing.T) {
 	got := Failed([]Check{ok, optional, feature})
 	if got == nil || got.Name != "feature" || got.Found != "line" {
 		t.Errorf("failed: %+v", got)
+	}
+}
+
+func TestTimeWait(t *testing.T) {
+	for name, h := range map[string]tracer.Hook{
+		"fentry": {Program: "fentry/inet_twsk_kill"},
+		"timers": {Program: "tp_btf/timer_start", Why: "fentry: operation not permitted"},
+		"none":   {Why: "fentry: load: permission denied\nverifier log"},
+	} {
+		c := timeWait(h)
+		if c.OK != (h.Program != "") || c.OK == (c.Remedy != "") || c.Need != Optional {
+			t.Errorf("%s: %+v", name, c)
+		}
+		if !strings.HasPrefix(c.Found, h.Program) || strings.Contains(c.Found, "\n") {
+			t.Errorf("%s: found %q", name, c.Found)
+		}
 	}
 }

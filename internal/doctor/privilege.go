@@ -23,6 +23,7 @@ var wanted = []capability{
 	{unix.CAP_PERFMON, "CAP_PERFMON", true, Privilege, "attach to tracepoints, read kernel fields"},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, Optional, "enter other network namespaces for their existing sockets"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", false, Optional, "find the network namespaces of other users' processes"},
+	{unix.CAP_SYSLOG, "CAP_SYSLOG", false, Optional, "TIME_WAIT: which function ends it, by the addresses in /proc/kallsyms"},
 }
 
 func capabilities() []Check {
@@ -35,7 +36,7 @@ func capabilities() []Check {
 		}
 		if !check.OK {
 			check.Found = "missing"
-			check.Remedy = "run as root (sudo), or setcap cap_bpf,cap_perfmon,cap_sys_admin,cap_sys_ptrace+ep on the binary"
+			check.Remedy = "run as root (sudo), or setcap cap_bpf,cap_perfmon,cap_sys_admin,cap_sys_ptrace,cap_syslog+ep on the binary"
 		}
 		checks = append(checks, check)
 	}

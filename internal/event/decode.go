@@ -23,7 +23,7 @@ const (
 	kindTransition = 1
 	kindHolder     = 2
 
-	transitionSize = 112
+	transitionSize = 120
 	HolderSize     = 40 // of one record in the stream of the holders iterator
 )
 
@@ -61,6 +61,9 @@ func DecodeTransition(raw []byte, t *Transition) error {
 	t.Owner.How = How(raw[108])
 	t.Side = Side(raw[109])
 	t.Accepted = Accepted(raw[110])
+	t.Cause = Cause(raw[111])
+	t.Restarts = order.Uint16(raw[112:])
+	t.AtLeast = raw[114] != 0
 	return nil
 }
 

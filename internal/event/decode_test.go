@@ -27,7 +27,8 @@ func golden() []byte {
 		[16]byte{'p', 'a', 'y', 'm', 'e', 'n', 't'},   // comm
 		uint32(4121),                           // pid
 		uint16(443), uint16(43210), uint16(32), // ports, sk_err
-		uint8(tcp.CloseWait), uint8(tcp.LastAck), uint8(3), uint8(2), uint8(2), uint8(0), // from, to, how, side, accepted, pad
+		uint8(tcp.CloseWait), uint8(tcp.LastAck), uint8(3), uint8(2), uint8(2), uint8(9), // from, to, how, side, accepted, cause
+		uint16(513), uint8(1), [5]byte{}, // restarts, entered_bound, pad
 	} {
 		_ = binary.Write(&b, binary.LittleEndian, v)
 	}
@@ -46,6 +47,7 @@ func TestDecodeTransition(t *testing.T) {
 			Remote: netip.MustParseAddrPort("10.0.4.9:43210"), // v4-mapped is IPv4
 		},
 		From: tcp.CloseWait, To: tcp.LastAck, SkErr: 32, Side: SideAccept, Accepted: AcceptedYes,
+		AtLeast: true, Cause: CauseUnreadData, Restarts: 513,
 		Owner: Owner{PID: 4121, Start: 77 * time.Second, Comm: Comm{'p', 'a', 'y', 'm', 'e', 'n', 't'}, How: HowClose},
 	}
 	if got != want {
@@ -65,7 +67,7 @@ func TestDecodeRefuses(t *testing.T) {
 		want error
 	}{
 		"empty":     {nil, ErrSize},
-		"short":     {good[:111], ErrSize},
+		"short":     {good[:119], ErrSize},
 		"over-long": {append(bytes.Clone(good), 0), ErrSize},
 		"kind":      {other, ErrKind},
 	} {

@@ -85,6 +85,7 @@ type Owner struct {
 type Transition struct {
 	Mono     time.Duration // CLOCK_MONOTONIC at the change
 	Entered  time.Duration // CLOCK_MONOTONIC when From began; 0: not seen
+	AtLeast  bool          // Entered is no beginning: From lasts at least since then
 	Cookie   uint64        // the socket's, for good; 0: could not be told
 	Inode    uint64        // of its file; 0: it has none
 	NetNS    uint32        // inode number of the network namespace
@@ -93,6 +94,8 @@ type Transition struct {
 	SkErr    uint16 // errno in sk_err at the change; 0: none
 	Side     Side
 	Accepted Accepted
+	Cause    Cause
+	Restarts uint16 // of 2MSL, on leaving TIME_WAIT; RestartsUnknown
 	Owner    Owner
 }
 

@@ -17,7 +17,10 @@ import (
 )
 
 const (
-	batch      = 4096
+	batch = 4096
+	// lookInterval is how late a silent FIN_WAIT2→TIME_WAIT may be told.
+	lookInterval = 100 * time.Millisecond
+
 	maxPending = 1 << 20 // transitions kept while the dump runs; the ring holds more, and counts
 )
 
@@ -25,6 +28,7 @@ const (
 type Config struct {
 	Filter     event.Filter
 	ExactOwner bool
+	NoTimeWait bool
 	NetNSPath  string // with Filter.NetNS: how to enter it
 	Types      *tracer.Types
 }
@@ -42,17 +46,19 @@ type Start struct {
 
 // Feed is the running stream. Not for concurrent use.
 type Feed struct {
-	filter   event.Filter
-	tracer   *tracer.Tracer
-	table    *conn.Table
-	pending  []event.Transition // read while the dump ran, not applied yet
-	raw      []event.Transition
-	changes  []conn.Change
-	walk     budget
-	partial  bool // the filter hides some rows of a socket and not others, its end perhaps
-	lostRows uint64
-	start    Start
-	offset   time.Duration
+	filter    event.Filter
+	tracer    *tracer.Tracer
+	table     *conn.Table
+	pending   []event.Transition // read while the dump ran, not applied yet
+	raw       []event.Transition
+	changes   []conn.Change
+	walk      budget
+	overflows *overflows
+	looked    time.Time // when moves were looked for last
+	partial   bool      // the filter hides some rows of a socket and not others, its end perhaps
+	lostRows  uint64
+	start     Start
+	offset    time.Duration
 }
 
 // Open attaches, dumps the existing sockets and gives them their owners. Errors
@@ -69,7 +75,7 @@ func Open(cfg Config) (*Feed, error) {
 		f.start.CallBefore = tracer.CallCost()
 	}
 	var err error
-	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, Types: cfg.Types}); err != nil {
+	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Types: cfg.Types}); err != nil {
 		return nil, err
 	}
 	f.start.Hooks = f.tracer.Hooks()
@@ -130,6 +136,12 @@ func (f *Feed) Start() Start { return f.start }
 // were read in all: 0 on a quiet host, after tracer.PollInterval. The slice is
 // reused by the next call. Errors are those of tracer.Read.
 func (f *Feed) Next() (changes []conn.Change, read int, err error) {
+	if now := time.Now(); now.Sub(f.looked) >= lookInterval {
+		f.looked = now
+		if err := f.LookForMoves(); err != nil {
+			return nil, 0, err
+		}
+	}
 	n, err := f.read()
 	if err != nil {
 		return nil, 0, err
@@ -142,6 +154,7 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 			f.table.Forget(f.raw[i].Cookie)
 		}
 	}
+	f.overflows.prove(f.changes)
 	if err := f.resolve(time.Now()); err != nil {
 		return nil, 0, err
 	}
@@ -153,6 +166,10 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	}
 	return kept, n, nil
 }
+
+// LookForMoves is tracer.LookForMoves. Next does it every lookInterval; call it
+// once more before the last Next.
+func (f *Feed) LookForMoves() error { return f.tracer.LookForMoves() }
 
 // read takes first what came in while the dump ran.
 func (f *Feed) read() (int, error) {

@@ -20,13 +20,14 @@ type found struct {
 	states     map[tcp.State]int
 	netns      int
 	unreadable int
+	overflows  *overflows
 }
 
 // seed dumps every reachable netns, then asks the kernel who holds the sockets.
 // The order matters: the dump makes the kernel give each socket its cookie.
 func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	spaces := []netns.NS{{Inode: cfg.Filter.NetNS, Path: cfg.NetNSPath}}
-	f := &found{states: make(map[tcp.State]int)}
+	f := &found{states: make(map[tcp.State]int), overflows: newOverflows()}
 	if cfg.Filter.NetNS == 0 {
 		var err error
 		if spaces, f.unreadable, err = netns.List(); err != nil {
@@ -35,13 +36,17 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	}
 	var entered []netns.NS
 	for _, ns := range spaces {
-		err := netns.Do(ns, func() error { return f.dump(&cfg.Filter) })
+		err := netns.Do(ns, func() error {
+			f.overflows.begin(ns, readOverflows())
+			return f.dump(&cfg.Filter)
+		})
 		switch {
 		case err == nil:
 			entered = append(entered, ns)
 		case errors.Is(err, fs.ErrNotExist): // it died since
 		case errors.Is(err, fs.ErrPermission) && cfg.Filter.NetNS == 0:
 			f.unreadable++
+			f.overflows.begin(ns, nil)
 		default:
 			return nil, err
 		}
@@ -52,7 +57,7 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 		return nil, err
 	}
 	for _, ns := range entered {
-		if err := netns.Do(ns, t.SeedListeners); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := netns.Do(ns, t.SeedSockets); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -75,6 +80,7 @@ func (f *found) into(to *Feed) {
 	for i := range f.holders {
 		to.table.AddHolder(&f.holders[i])
 	}
+	to.overflows = f.overflows
 	to.start.States = f.states
 	to.start.NetNS = f.netns
 	to.start.Unreadable = f.unreadable

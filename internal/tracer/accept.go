@@ -18,10 +18,10 @@ import (
 func (t *Tracer) attachAccept(spec *ebpf.CollectionSpec, cfg Config) error {
 	refused := t.attachFexit(spec, cfg.Types)
 	if refused == nil {
-		t.hooks = append(t.hooks, Hook{Gives: "accept", Program: "fexit/inet_csk_accept"})
+		t.hooks = append(t.hooks, Hook{Gives: GivesAccept, Program: "fexit/inet_csk_accept"})
 		return nil
 	}
-	hook := Hook{Gives: "accept", Why: "fexit: " + refused.Error()}
+	hook := Hook{Gives: GivesAccept, Why: "fexit: " + refused.Error()}
 	if cfg.ExactOwner {
 		if err := t.attachSysExit(spec, cfg.Types); err != nil {
 			return err
@@ -37,7 +37,7 @@ func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec, types *Types) error {
 	if err != nil {
 		return err
 	}
-	coll, err := t.loadOne(spec, types, name)
+	coll, err := t.loadMore(spec, types, name)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec, types *Types) error {
 }
 
 func (t *Tracer) attachSysExit(spec *ebpf.CollectionSpec, types *Types) error {
-	coll, err := t.loadOne(spec, types, "sys_exit")
+	coll, err := t.loadMore(spec, types, "sys_exit")
 	if err != nil {
 		return fmt.Errorf("--exact-owner: %w", err)
 	}
@@ -66,16 +66,16 @@ func (t *Tracer) TaxesCalls() bool {
 	return t.accept != nil && t.accept.Programs["sys_exit"] != nil
 }
 
-// loadOne loads one more program over the maps that are there.
-func (t *Tracer) loadOne(spec *ebpf.CollectionSpec, types *Types, name string) (*ebpf.Collection, error) {
-	one := spec.Copy()
-	keep(one, name)
-	for m := range one.Maps {
+// loadMore loads more programs over the maps that are there.
+func (t *Tracer) loadMore(spec *ebpf.CollectionSpec, types *Types, names ...string) (*ebpf.Collection, error) {
+	more := spec.Copy()
+	keep(more, names...)
+	for m := range more.Maps {
 		if t.coll.Maps[m] == nil {
-			delete(one.Maps, m)
+			delete(more.Maps, m)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: t.coll.Maps, Cache: types.cache})
+	coll, err := ebpf.NewCollectionWithOptions(more, ebpf.CollectionOptions{MapReplacements: t.coll.Maps, Cache: types.cache})
 	if err != nil {
 		return nil, plain("load", err)
 	}

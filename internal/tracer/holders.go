@@ -29,7 +29,7 @@ func (t *Tracer) Holders(fn func(h *event.Holder)) error {
 }
 
 // Seed is Holders for the start, after every netns was dumped: it reaches the
-// sockets under MPTCP too, whose owners SeedListeners then passes on.
+// sockets under MPTCP too, whose owners SeedSockets then passes on.
 func (t *Tracer) Seed(fn func(h *event.Holder)) error {
 	seeding := t.coll.Variables["seeding"]
 	if err := seeding.Set(true); err != nil {
@@ -39,10 +39,10 @@ func (t *Tracer) Seed(fn func(h *event.Holder)) error {
 	return t.Holders(fn)
 }
 
-// SeedListeners gives their owners to the MPTCP listeners of the calling
-// thread's netns. Call it after Seed.
-func (t *Tracer) SeedListeners() error {
-	return walk(t.listeners, func([]byte) error { return nil })
+// SeedSockets gives their owners to the MPTCP listeners of the calling thread's
+// netns, and notes its mini-sockets. Call it after Seed.
+func (t *Tracer) SeedSockets() error {
+	return walk(t.sockets, func([]byte) error { return nil })
 }
 
 func walk(it *link.Iter, fn func(raw []byte) error) error {

@@ -62,7 +62,7 @@ func TestTransitionLayout(t *testing.T) {
 	values := map[string]uint64{
 		"kind": 1, "netns": 2, "mono_ns": 3, "entered_ns": 4, "cookie": 5, "inode": 6, "owner_start_ns": 7,
 		"local": 10, "remote": 40, "owner_comm": 'a', "owner_pid": 8, "lport": 9, "rport": 10, "sk_err": 11,
-		"from": 1, "to": 8, "how": 3, "side": 2, "accepted": 2, "pad": 0,
+		"from": 1, "to": 8, "how": 3, "side": 2, "accepted": 2, "cause": 12, "restarts": 13, "entered_bound": 1, "pad": 0,
 	}
 	for name := range at {
 		if _, ok := values[name]; !ok {
@@ -82,7 +82,8 @@ func TestTransitionLayout(t *testing.T) {
 		"owner_comm": {string(got.Owner.Comm[:]), "abcdefghijklmnop"}, "owner_pid": {got.Owner.PID, uint32(8)},
 		"lport": {got.Tuple.Local.Port(), uint16(9)}, "rport": {got.Tuple.Remote.Port(), uint16(10)}, "sk_err": {got.SkErr, uint16(11)},
 		"from": {got.From, tcp.Established}, "to": {got.To, tcp.CloseWait}, "how": {got.Owner.How, event.HowClose},
-		"side": {got.Side, event.SideAccept}, "accepted": {got.Accepted, event.AcceptedYes},
+		"side": {got.Side, event.SideAccept}, "accepted": {got.Accepted, event.AcceptedYes}, "cause": {got.Cause, event.CauseLinger2}, "restarts": {got.Restarts, uint16(13)},
+		"entered_bound": {got.AtLeast, true},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: decoded %v, put %v", name, pair[0], pair[1])
@@ -126,6 +127,15 @@ func TestEnums(t *testing.T) {
 		"af_how": {
 			"AF_HOW_UNKNOWN": uint64(event.HowUnknown), "AF_HOW_CONNECT": uint64(event.HowConnect), "AF_HOW_ACCEPT": uint64(event.HowAccept),
 			"AF_HOW_CLOSE": uint64(event.HowClose), "AF_HOW_FD": uint64(event.HowFD), "AF_HOW_LISTEN": uint64(event.HowListen),
+		},
+		"af_cause": {
+			"AF_CAUSE_NONE": uint64(event.CauseNone), "AF_CAUSE_UNKNOWN": uint64(event.CauseUnknown), "AF_CAUSE_EXPIRED": uint64(event.CauseExpired),
+			"AF_CAUSE_REUSED_CONNECT": uint64(event.CauseReusedConnect), "AF_CAUSE_REUSED_SYN": uint64(event.CauseReusedSYN),
+			"AF_CAUSE_NETNS_EXIT": uint64(event.CauseNetNSExit), "AF_CAUSE_DESTROYED": uint64(event.CauseDestroyed),
+			"AF_CAUSE_RESET": uint64(event.CauseReset), "AF_CAUSE_LINGER": uint64(event.CauseLinger), "AF_CAUSE_UNREAD_DATA": uint64(event.CauseUnreadData),
+			"AF_CAUSE_TIMEOUT": uint64(event.CauseTimeout), "AF_CAUSE_ABORTED": uint64(event.CauseAborted),
+			"AF_CAUSE_LINGER2": uint64(event.CauseLinger2), "AF_CAUSE_OVERFLOW": uint64(event.CauseOverflow),
+			"AF_CAUSE_DISCONNECTED": uint64(event.CauseDisconnected), "AF_CAUSE_LISTENER_CLOSED": uint64(event.CauseListenerClosed),
 		},
 		"af_side": {
 			"AF_SIDE_UNKNOWN": uint64(event.SideUnknown), "AF_SIDE_CONNECT": uint64(event.SideConnect), "AF_SIDE_ACCEPT": uint64(event.SideAccept),

@@ -45,6 +45,30 @@ func ProbeFexit(types *Types) error {
 	})
 }
 
+// ProbeTimeWait tries the hooks for TIME_WAIT as New does, and gives the one chosen:
+// without a Program if there is none, Why then says what refused.
+func ProbeTimeWait(types *Types) Hook {
+	none := Hook{Gives: GivesTimeWait}
+	spec, err := load()
+	if err != nil {
+		none.Why = err.Error()
+		return none
+	}
+	cannot := configureTimeWait(spec, Config{Types: types})
+	spec.Maps["events"].MaxEntries = 1 << 16 // nobody reads it
+	maps := spec.Copy()
+	keep(maps)
+	coll, err := ebpf.NewCollectionWithOptions(maps, ebpf.CollectionOptions{Cache: types.cache})
+	if err != nil {
+		none.Why = plain("load", err).Error()
+		return none
+	}
+	t := &Tracer{coll: coll}
+	defer t.Close()
+	t.attachTimeWait(spec, types, cannot)
+	return t.hooks[0]
+}
+
 func probe(types *Types, program string, attach func(*ebpf.Program) (link.Link, error)) error {
 	spec, err := load()
 	if err != nil {

@@ -27,12 +27,12 @@ const (
 	// about 0.1 ms of CPU, a wake-up per event would cost 7.5 µs each.
 	PollInterval = 50 * time.Millisecond
 
-	// RingBytes holds 139,810 transitions of 112 bytes and a header of 8: 0.23 s of the
+	// RingBytes holds 131,072 transitions of 120 bytes and a header of 8: 0.21 s of the
 	// 600,000 a second that two cores can make, more than four polls long.
 	RingBytes = 16 << 20
 
 	// RingRecords is how many that are.
-	RingRecords = RingBytes / 120
+	RingRecords = RingBytes / 128
 )
 
 // ErrClosed is returned by Read after Close.
@@ -46,13 +46,24 @@ type Config struct {
 	// seen. It costs every system call of every process; measure with CallCost.
 	ExactOwner bool
 
+	// NoTimeWait leaves out TIME_WAIT: no fentry, no timer tracepoints. Then the
+	// rows of a connection end where its socket does, with FIN_WAIT2→CLOSE.
+	NoTimeWait bool
+
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
 	Types *Types
 }
 
+// What a Hook gives.
+const (
+	GivesState    = "state"
+	GivesAccept   = "accept"
+	GivesTimeWait = "TIME_WAIT"
+)
+
 // Hook is one thing the tracer attached, or could not.
 type Hook struct {
-	Gives   string // "state", "accept", "holders"
+	Gives   string // GivesState, GivesAccept, GivesTimeWait
 	Program string // "tp_btf/inet_sock_set_state"; empty if there is none
 	Why     string // why Program is not the better one, or empty
 }
@@ -67,7 +78,10 @@ type Tracer struct {
 	record ringbuf.Record
 	hooks  []Hook
 
-	holders, listeners *link.Iter // also in links
+	holders, sockets, moves *link.Iter // also in links
+
+	timewait      *ebpf.Collection // nil where TIME_WAIT is not seen
+	looksForMoves bool
 
 	undecoded uint64
 }
@@ -86,21 +100,22 @@ func New(cfg Config) (*Tracer, error) {
 	if err := configure(spec, cfg); err != nil {
 		return nil, err
 	}
+	noTimeWait := configureTimeWait(spec, cfg)
 	base := spec.Copy()
-	keep(base, "set_state", "set_state_skipped", "holders", "mptcp_listeners")
+	keep(base, "set_state", "set_state_skipped", "holders", "tcp_sockets", "moves")
 	coll, err := ebpf.NewCollectionWithOptions(base, ebpf.CollectionOptions{Cache: cfg.Types.cache})
 	if err != nil {
 		return nil, plain("load", err)
 	}
 	t := &Tracer{coll: coll}
-	if err := t.attach(spec, cfg); err != nil {
+	if err := t.attach(spec, cfg, noTimeWait); err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
+func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error) error {
 	var err error
 	if t.ring, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
 		return plain("open ring", err)
@@ -109,19 +124,25 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
 		return plain("attach holders", err)
 	}
 	t.links = append(t.links, t.holders)
-	if t.listeners, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["mptcp_listeners"]}); err != nil {
-		return plain("attach mptcp_listeners", err)
+	if t.sockets, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["tcp_sockets"]}); err != nil {
+		return plain("attach tcp_sockets", err)
 	}
-	t.links = append(t.links, t.listeners)
+	t.links = append(t.links, t.sockets)
+	if t.moves, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["moves"], Map: t.coll.Maps["halfway"]}); err != nil {
+		return plain("attach moves", err)
+	}
+	t.links = append(t.links, t.moves)
 	if err := t.attachAccept(spec, cfg); err != nil {
 		return err
 	}
+	// Before the state tracepoint: a mini-socket is there before its socket closes.
+	t.attachTimeWait(spec, cfg.Types, noTimeWait)
 	for _, name := range []string{"set_state", "set_state_skipped"} { // in this order
 		if err := t.hold(link.AttachTracing(link.TracingOptions{Program: t.coll.Programs[name]})); err != nil {
 			return plain("attach "+name, err)
 		}
 	}
-	t.hooks = append([]Hook{{Gives: "state", Program: "tp_btf/inet_sock_set_state"}}, t.hooks...)
+	t.hooks = append([]Hook{{Gives: GivesState, Program: "tp_btf/inet_sock_set_state"}}, t.hooks...)
 	return nil
 }
 
@@ -243,6 +264,14 @@ func (t *Tracer) Lost() (event.Lost, error) {
 	if stats.RecursionMisses > recovered {
 		lost.Recursion = stats.RecursionMisses - recovered
 	}
+	if t.timewait != nil {
+		for _, p := range t.timewait.Programs {
+			if stats, err = p.Stats(); err != nil {
+				return lost, fmt.Errorf("read program statistics: %w", err)
+			}
+			lost.Recursion += stats.RecursionMisses
+		}
+	}
 	if t.accept == nil || t.TaxesCalls() { // sys_exit is skipped for any system call: that says nothing
 		return lost, nil
 	}
@@ -267,6 +296,9 @@ func (t *Tracer) Close() error {
 	}
 	if t.accept != nil {
 		t.accept.Close()
+	}
+	if t.timewait != nil {
+		t.timewait.Close()
 	}
 	t.coll.Close()
 	return errors.Join(errs...)

@@ -2,12 +2,39 @@
 
 package tracer
 
-import "github.com/cilium/ebpf/btf"
+import (
+	"sync"
 
-// Types are the running kernel's own type descriptions (BTF): where each field of
-// each struct is. Parsing them takes some 30 ms, so whoever loads several times
-// shares one. Safe for concurrent use; parsed when first needed.
-type Types struct{ cache *btf.Cache }
+	"github.com/cilium/ebpf/btf"
+)
 
-// NewTypes returns Types that nothing was parsed of yet.
-func NewTypes() *Types { return &Types{btf.NewCache()} }
+// Types are what the running kernel says of itself: where each field of each
+// struct is (BTF), and where those functions stand that tell why a TIME_WAIT ends
+// (kallsyms). Reading it takes some 80 ms, so whoever loads several times
+// shares one. Safe for concurrent use; each part is read when first needed.
+type Types struct {
+	cache *btf.Cache
+
+	once      sync.Once
+	functions map[string][]extent
+	err       error
+}
+
+// NewTypes returns Types that nothing was read of yet.
+func NewTypes() *Types { return &Types{cache: btf.NewCache()} }
+
+// culprits gives the place of each function in the map of that name, and reads
+// the BTF beside it: both take their time.
+func (t *Types) culprits() (map[string][]extent, error) {
+	t.once.Do(func() {
+		var beside sync.WaitGroup
+		beside.Go(func() { _, _ = t.cache.Kernel() }) // who needs it will see the error
+		names := make(map[string]bool)
+		for name := range culprits {
+			names[name] = true
+		}
+		t.functions, t.err = extents(names)
+		beside.Wait()
+	})
+	return t.functions, t.err
+}

@@ -15,6 +15,7 @@ import (
 
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
+	"afterfin/internal/tcp"
 )
 
 // Summary closes every stream.
@@ -65,6 +66,13 @@ func (j *JSON) Change(ch *conn.Change, wall time.Time) {
 	b = append(b, [...]string{"null", `"connect"`, `"accept"`}[ch.Side]...)
 	b = append(b, `,"sk_err":`...)
 	b = appendErrno(b, ch.SkErr)
+	b = appendCause(append(b, `,"cause":`...), ch.Cause)
+	b = append(b, `,"restarts":`...)
+	if ch.From == tcp.TimeWait && ch.Restarts != event.RestartsUnknown {
+		b = appendUint(b, uint64(ch.Restarts))
+	} else {
+		b = append(b, "null"...)
+	}
 	j.line(append(b, '}'))
 }
 
@@ -135,6 +143,13 @@ func appendOwner(b []byte, o *event.Owner) []byte {
 }
 
 func appendAddrPort(b []byte, a netip.AddrPort) []byte { return a.AppendTo(b) }
+
+func appendCause(b []byte, c event.Cause) []byte {
+	if c == event.CauseNone {
+		return append(b, "null"...)
+	}
+	return append(append(append(b, '"'), c.String()...), '"')
+}
 
 func appendErrno(b []byte, errno uint16) []byte {
 	if errno == 0 {

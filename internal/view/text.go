@@ -194,8 +194,14 @@ func (t *Text) appendNotes(b []byte, ch *conn.Change) []byte {
 		b = fmt.Appendf(append(b, sep...), format, args...)
 		sep = ", "
 	}
+	if ch.Cause > event.CauseUnknown && ch.Cause != event.CauseExpired {
+		note("%s", ch.Cause)
+	}
 	if ch.SkErr != 0 {
 		note("%s", errnoName(ch.SkErr))
+	}
+	if ch.From == tcp.TimeWait && ch.Restarts != 0 && ch.Restarts != event.RestartsUnknown {
+		note("2MSL restarted %d times", ch.Restarts)
 	}
 	if ch.Accepted == event.AcceptedNo && ch.To != tcp.SynRecv && ch.To != tcp.Established {
 		note("never accepted")

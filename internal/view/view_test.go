@@ -60,7 +60,7 @@ func TestJSONChange(t *testing.T) {
 	}
 	const want = `{"time":"2026-11-22T12:00:00.123456789Z","mono_ns":987654321,"event":"transition","netns":4026531840,"cookie":77,"inode":4242,` +
 		`"family":"ipv4","local":"10.0.0.5:43210","remote":"[2001:db8::9]:443","from":"SYN_SENT","to":"ESTABLISHED","in_state_ns":1234567,"in_state_min_ns":null,` +
-		`"owner":{"pid":4121,"start_ns":55,"comm":"payment-api","how":"connect"},"accepted":null,"side":"connect","sk_err":"ECONNRESET"}` + "\n"
+		`"owner":{"pid":4121,"start_ns":55,"comm":"payment-api","how":"connect"},"accepted":null,"side":"connect","sk_err":"ECONNRESET","cause":null,"restarts":null}` + "\n"
 	if out.String() != want {
 		t.Errorf("got  %s\nwant %s", out.String(), want)
 	}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/event"
+)
+
+// notTheEnd is AF_NOT_THE_END in bpf/timewait.h: the timer is only moved.
+const notTheEnd event.Cause = 255
+
+// culprits are the kernel functions that tell, from the stack, why a mini-socket
+// ends. The innermost one found counts, so that of a SYN that comes in while a
+// timer runs the SYN is told.
+var culprits = map[string]event.Cause{
+	"tw_timer_handler": event.CauseExpired, "call_timer_fn": event.CauseExpired, "expire_timers": event.CauseExpired,
+	"__run_timers": event.CauseExpired, "__run_timer_base": event.CauseExpired, "run_timer_softirq": event.CauseExpired,
+	"inet_twsk_purge": event.CauseNetNSExit,
+	"tcp_abort":       event.CauseDestroyed, "tcp_diag_destroy": event.CauseDestroyed,
+	"tcp_timewait_state_process": event.CauseReset,
+	"__inet_hash_connect":        event.CauseReusedConnect, "__inet_check_established": event.CauseReusedConnect, "__inet6_check_established": event.CauseReusedConnect,
+	"tcp_v4_rcv": event.CauseReusedSYN, "tcp_v6_rcv": event.CauseReusedSYN,
+	"__mod_timer": notTheEnd,
+}
+
+const (
+	timerHandler = "tw_timer_handler"
+	maxCulprits  = 24 // AF_CULPRITS
+)
+
+// culprit is struct af_culprit.
+type culprit struct{ Begin, End, Cause uint64 }
+
+var errNoTimeWait = errors.New("--no-timewait")
+
+// configureTimeWait tells the programs where those functions are, and how long a
+// jiffy is. The error says why TIME_WAIT cannot be seen.
+func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
+	if cfg.NoTimeWait {
+		return errNoTimeWait
+	}
+	found, err := cfg.Types.culprits()
+	if err != nil {
+		return err
+	}
+	if len(found[timerHandler]) != 1 {
+		return fmt.Errorf("/proc/kallsyms has %d times %s", len(found[timerHandler]), timerHandler)
+	}
+	var list [maxCulprits]culprit
+	n := 0
+	for name, where := range found {
+		for _, e := range where {
+			if n == maxCulprits {
+				return fmt.Errorf("/proc/kallsyms has more than %d of the functions looked for", maxCulprits)
+			}
+			list[n] = culprit{e.begin, e.end, uint64(culprits[name])}
+			n++
+		}
+	}
+	tick, err := jiffy()
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]any{
+		"tw_timer_handler": found[timerHandler][0].begin,
+		"culprits":         list,
+		"culprits_n":       uint32(n),
+		"tick_ns":          uint64(tick),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// jiffy is the kernel's tick, 1/CONFIG_HZ: the resolution of its coarse clocks.
+func jiffy() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		return 0, fmt.Errorf("read the kernel's tick: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// attachTimeWait chooses how mini-sockets are seen: fentry where it loads and
+// attaches, else the timer tracepoints, else (or for the reason that cannot is)
+// not at all.
+func (t *Tracer) attachTimeWait(spec *ebpf.CollectionSpec, types *Types, cannot error) {
+	hook := Hook{Gives: GivesTimeWait}
+	switch {
+	case cannot != nil:
+		hook.Why = cannot.Error()
+	default:
+		refused := t.attachAll(spec, types, "twsk_alloc", "twsk_schedule", "twsk_kill")
+		if refused == nil {
+			hook.Program = "fentry/inet_twsk_kill"
+			break
+		}
+		hook.Why = "fentry: " + refused.Error()
+		if err := t.attachAll(spec, types, "timer_start", "timer_cancel", "timer_expire_entry"); err != nil {
+			hook.Why += "; timer tracepoints: " + err.Error()
+			break
+		}
+		t.looksForMoves = true
+		hook.Program = "tp_btf/timer_start"
+	}
+	t.hooks = append(t.hooks, hook)
+}
+
+// attachAll attaches all of these programs or none.
+func (t *Tracer) attachAll(spec *ebpf.CollectionSpec, types *Types, names ...string) error {
+	coll, err := t.loadMore(spec, types, names...)
+	if err != nil {
+		return err
+	}
+	var links []link.Link
+	for _, name := range names {
+		l, err := link.AttachTracing(link.TracingOptions{Program: coll.Programs[name]})
+		if err != nil {
+			for _, l := range links {
+				l.Close()
+			}
+			coll.Close()
+			return plain("attach "+name, err)
+		}
+		links = append(links, l)
+	}
+	t.links = append(t.links, links...)
+	t.timewait = coll
+	return t.coll.Variables["sees_minis"].Set(true)
+}
+
+// LookForMoves tells the moves FIN_WAIT2→TIME_WAIT of orphans that made no sound: a
+// timer that is moved within its wheel bucket fires no tracepoint. Only the timer
+// hooks need it; with the others, and without such orphans, it does nothing. Their
+// rows come through the ring.
+func (t *Tracer) LookForMoves() error {
+	if !t.looksForMoves {
+		return nil
+	}
+	var cookie, address uint64
+	if t.coll.Maps["halfway"].Iterate().Next(&cookie, &address) { // is there any?
+		return walk(t.moves, func([]byte) error { return nil })
+	}
+	return nil
+}
