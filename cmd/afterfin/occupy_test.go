@@ -74,5 +74,7 @@ func TestWithoutFexit(t *testing.T) {
 	all := maps.Clone(ends)
 	maps.Copy(all, owners)
 	play(t, all, families[:1], "none") // no hook is about a family, but the stacks of the next ones
-	play(t, timeWaits, peerFamilies, "none")
+	for _, scenes := range []map[string]func(*scene){timeWaits, overflows, expiring} {
+		play(t, scenes, peerFamilies, "none")
+	}
 }

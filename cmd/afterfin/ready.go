@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"afterfin/internal/feed"
+	"afterfin/internal/tcp"
 	"afterfin/internal/tracer"
 	"afterfin/internal/view"
 )
@@ -54,7 +55,11 @@ func hookNotice(h tracer.Hook) string {
 func sockets(s feed.Start) string {
 	var parts []string
 	for _, state := range slices.Sorted(maps.Keys(s.States)) {
-		parts = append(parts, fmt.Sprintf("%s %s", state, view.Thousands(uint64(s.States[state]))))
+		part := fmt.Sprintf("%s %s", state, view.Thousands(uint64(s.States[state])))
+		if state == tcp.TimeWait {
+			part += fmt.Sprintf(" (%d s to go)", int(s.TimeWaitLeft.Seconds()))
+		}
+		parts = append(parts, part)
 	}
 	if parts == nil {
 		return "no sockets"

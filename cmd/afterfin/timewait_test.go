@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -146,9 +147,11 @@ func TestTimeWait(t *testing.T) { play(t, timeWaits, peerFamilies, os.Getenv(wan
 
 // TestTimeWaitExpires: the length of TIME_WAIT is what the kernel makes it.
 func TestTimeWaitExpires(t *testing.T) {
-	play(t, map[string]func(*scene){
-		"expired": func(s *scene) { s.expired(s.timeWait(), "TIME_WAIT", 60*time.Second) },
-	}, peerFamilies, os.Getenv(wantAccept))
+	play(t, expiring, peerFamilies, os.Getenv(wantAccept))
+}
+
+var expiring = map[string]func(*scene){
+	"expired": func(s *scene) { s.expired(s.timeWait(), "TIME_WAIT", 60*time.Second) },
 }
 
 // fakePeer is a lab.Peer in the scene's netns, with these sysctls set before.
@@ -364,7 +367,10 @@ func TestTimeWaitFromBefore(t *testing.T) {
 			p := s.timeWait("net.ipv4.tcp_rfc1337", "0")
 			entered := s.order[0].rows[len(s.order[0].rows)-1]
 			s.begin = lab.Mono()
-			w := startWatch(t)
+			w := startWatch(t, "--netns", s.ns.Path())
+			if !regexp.MustCompile(`found TIME_WAIT 1 \((5[0-9]|60) s to go\)`).MatchString(w.stderr.String()) {
+				t.Errorf("the ready line does not say how long it has: %s", w.stderr)
+			}
 			rst := s.step(p.Conn.RST(p.Conn.SndNxt))
 			inode := s.ns.Inode()
 			rows := w.wait(t, 1, func(r *row) bool { return r.NetNS == inode && r.Mono >= int64(s.begin) })

@@ -102,11 +102,15 @@ type Transition struct {
 // Existing is a socket that was there when sock_diag was asked. The kernel
 // wrote it at some moment between After and Before.
 type Existing struct {
-	Cookie        uint64
-	Inode         uint64 // 0: no file (never accepted, or closed by all)
-	NetNS         uint32
-	Tuple         tcp.Tuple
-	State         tcp.State // of a TIME_WAIT mini-socket: its substate
+	Cookie uint64
+	Inode  uint64 // 0: no file (never accepted, or closed by all)
+	NetNS  uint32
+	Tuple  tcp.Tuple
+	State  tcp.State // of a TIME_WAIT mini-socket: its substate
+	// Left is how long the mini-socket still has, to the jiffy; 0 when that time is
+	// over and its timer, which may be late by a bucket of the wheel (2 s at HZ 250),
+	// did not run yet, and 0 for other sockets.
+	Left          time.Duration
 	After, Before time.Duration
 }
 

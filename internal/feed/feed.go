@@ -35,13 +35,15 @@ type Config struct {
 
 // Start is what was there and what was chosen when the feed became ready.
 type Start struct {
-	Hooks      []tracer.Hook
-	States     map[tcp.State]int // existing sockets that match the filter
-	NetNS      int               // network namespaces dumped
-	Unreadable int               // processes or namespaces that could not be entered
-	CallBefore time.Duration     // cost of one system call before --exact-owner armed anything
-	CallAfter  time.Duration     // and after; 0 if nothing was armed
-	Took       time.Duration     // from Open to ready
+	Hooks  []tracer.Hook
+	States map[tcp.State]int // existing sockets that match the filter
+	// TimeWaitLeft is what the youngest of those in TIME_WAIT still has.
+	TimeWaitLeft time.Duration
+	NetNS        int           // network namespaces dumped
+	Unreadable   int           // processes or namespaces that could not be entered
+	CallBefore   time.Duration // cost of one system call before --exact-owner armed anything
+	CallAfter    time.Duration // and after; 0 if nothing was armed
+	Took         time.Duration // from Open to ready
 }
 
 // Feed is the running stream. Not for concurrent use.

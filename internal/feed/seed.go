@@ -5,6 +5,7 @@ package feed
 import (
 	"errors"
 	"io/fs"
+	"time"
 
 	"afterfin/internal/event"
 	"afterfin/internal/netns"
@@ -18,6 +19,7 @@ type found struct {
 	sockets    []event.Existing
 	holders    []event.Holder
 	states     map[tcp.State]int
+	left       time.Duration
 	netns      int
 	unreadable int
 	overflows  *overflows
@@ -68,6 +70,9 @@ func (f *found) dump(filter *event.Filter) error {
 	return sockdiag.Dump(tcp.Live, func(e *event.Existing) {
 		if filter.MatchExisting(e) {
 			f.states[e.State]++
+			if e.State == tcp.TimeWait {
+				f.left = max(f.left, e.Left)
+			}
 			f.sockets = append(f.sockets, *e)
 		}
 	})
@@ -82,6 +87,7 @@ func (f *found) into(to *Feed) {
 	}
 	to.overflows = f.overflows
 	to.start.States = f.states
+	to.start.TimeWaitLeft = f.left
 	to.start.NetNS = f.netns
 	to.start.Unreadable = f.unreadable
 }

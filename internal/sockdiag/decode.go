@@ -6,12 +6,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
 )
+
+// timerTimeWait is idiag_timer of a mini-socket; inet_twsk_diag_fill() sets it.
+const timerTimeWait = 3
 
 // Sizes of linux/inet_diag.h: struct inet_diag_req_v2 and struct inet_diag_msg.
 const (
@@ -57,5 +61,9 @@ func decode(raw []byte, e *event.Existing) error {
 	e.Tuple.Remote = netip.AddrPortFrom(remote, network.Uint16(raw[6:]))
 	e.Cookie = uint64(native.Uint32(raw[44:])) | uint64(native.Uint32(raw[48:]))<<32
 	e.Inode = uint64(native.Uint32(raw[68:]))
+	e.Left = 0
+	if raw[2] == timerTimeWait {
+		e.Left = time.Duration(native.Uint32(raw[52:])) * time.Millisecond
+	}
 	return nil
 }

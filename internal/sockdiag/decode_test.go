@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,7 +63,7 @@ func TestDecode(t *testing.T) {
 			Tuple: tuple("10.0.0.5:8080", "192.168.1.2:54321")}},
 		"ipv6": {golden6, event.Existing{Cookie: 0xffffffff, State: tcp.Established,
 			Tuple: tuple("[2001:db8::1]:443", "[fe80::2]:1")}},
-		"v4-mapped time_wait": {goldenMapped, event.Existing{Cookie: 7, State: tcp.TimeWait,
+		"v4-mapped time_wait": {goldenMapped, event.Existing{Cookie: 7, State: tcp.TimeWait, Left: time.Minute,
 			Tuple: tuple("127.0.0.1:32768", "127.0.0.2:80")}},
 		"dual-stack listener": {goldenListener, event.Existing{Cookie: 8, Inode: 1, State: tcp.Listen,
 			Tuple: tuple("[::]:22", "[::]:0")}},
@@ -71,7 +72,7 @@ func TestDecode(t *testing.T) {
 		c.want.NetNS, c.want.After, c.want.Before = 3, 4, 5
 		attributes := "05000800 00000000"
 		for _, text := range []string{c.text, c.text + attributes, c.text + "00"} {
-			got := event.Existing{Cookie: 1, Inode: 2, State: 99, Tuple: tuple("1.2.3.4:5", "[::6]:7"), NetNS: 3, After: 4, Before: 5}
+			got := event.Existing{Cookie: 1, Inode: 2, State: 99, Left: 1, Tuple: tuple("1.2.3.4:5", "[::6]:7"), NetNS: 3, After: 4, Before: 5}
 			if err := decode(fromHex(t, text), &got); err != nil || got != c.want {
 				t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 			}
