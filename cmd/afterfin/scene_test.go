@@ -288,7 +288,8 @@ func (s *scene) compare(w *watcher, e *expected, rows []row) {
 		s.compareOwner(w, r, want, bad)
 		slack := time.Duration(0)
 		if r.To == "TIME_WAIT" && !w.hooked(fentryTimeWait) {
-			slack = jiffy(s.T) + time.Millisecond // a silent move is dated by its timer
+			// A silent move is dated by its timer.
+			slack = time.Duration(1+knob(s.T, lateTicks, 0))*jiffy(s.T) + time.Millisecond
 		}
 		if got := time.Duration(r.Mono); got < want.from-slack || want.to != 0 && got > want.to+min(slack, time.Millisecond) {
 			bad("at %v, the call ran from %v to %v", got, want.from, want.to)
