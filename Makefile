@@ -23,7 +23,7 @@ run: build ## build and stream (ARGS="watch -o json" for another command)
 build: ## bin/afterfin, static, without clang
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/afterfin ./cmd/afterfin
 
-test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (10 minutes)
+test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (12 minutes)
 	$(GO) test -count=1 -timeout 20m $(if $(SUDO),-exec sudo) ./... # built as the user, run as root
 	$(GO) run ./vmtest
 

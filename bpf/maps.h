@@ -105,12 +105,13 @@ struct {
 
 /*
  * Cookie → address of the mini-sockets in FIN_WAIT2, where their move to TIME_WAIT may be
- * silent (timer tracepoints): the ones to look at. Inserted and deleted with `minis`.
+ * silent (timer tracepoints): the ones to look at. Inserted and deleted with `minis`. A look
+ * walks all buckets, 14 ns each, ten times a second; who finds no room is told of at its end.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 512 << 10);
+	__uint(max_entries, 32 << 10);
 	__type(key, __u64);
 	__type(value, __u64);
 } halfway SEC(".maps");

@@ -177,8 +177,8 @@ static __always_inline void add_mini(struct inet_timewait_sock *tw, __u64 cookie
 		count(AF_LOST_MAP);
 		return;
 	}
-	if (new.state == TCP_FIN_WAIT2 && bpf_map_update_elem(&halfway, &cookie, &new.tw, BPF_ANY))
-		count(AF_LOST_MAP);
+	if (new.state == TCP_FIN_WAIT2)
+		bpf_map_update_elem(&halfway, &cookie, &new.tw, BPF_ANY);
 }
 
 /* The timer of a mini-socket is started. */

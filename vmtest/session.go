@@ -155,7 +155,7 @@ func (s *session) archs() []string {
 
 // runAll runs a pair of guests for every two CPUs: one in virtual time, which takes
 // all of a CPU, beside a concurrent one, which has two but leaves them idle at times.
-// Who finds none of its own lane left takes of the other.
+// Who finds none of its own lane left takes of the other, from its end.
 func (s *session) runAll(ctx context.Context, jobs []*job) {
 	var mu sync.Mutex
 	take := func(cpus int) *job {
@@ -164,7 +164,10 @@ func (s *session) runAll(ctx context.Context, jobs []*job) {
 		if len(jobs) == 0 {
 			return nil
 		}
-		i := max(0, slices.IndexFunc(jobs, func(j *job) bool { return j.lane.cpus == cpus }))
+		i := slices.IndexFunc(jobs, func(j *job) bool { return j.lane.cpus == cpus })
+		if i < 0 {
+			i = len(jobs) - 1
+		}
 		j := jobs[i]
 		jobs = slices.Delete(jobs, i, i+1)
 		return j

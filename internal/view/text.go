@@ -201,7 +201,7 @@ func (t *Text) appendNotes(b []byte, ch *conn.Change) []byte {
 		note("%s", errnoName(ch.SkErr))
 	}
 	if ch.From == tcp.TimeWait && ch.Restarts != 0 && ch.Restarts != event.RestartsUnknown {
-		note("2MSL restarted %d times", ch.Restarts)
+		note("2MSL restarts: %d", ch.Restarts)
 	}
 	if ch.Accepted == event.AcceptedNo && ch.To != tcp.SynRecv && ch.To != tcp.Established {
 		note("never accepted")
