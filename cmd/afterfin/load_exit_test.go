@@ -61,28 +61,14 @@ func TestFlatOutNetNSExit(t *testing.T) {
 	sink.more = sync.NewCond(&sink.mu)
 	w := startWatchTo(t, sink, "-o", "json") // --netns would keep it alive
 	perThread := knob(t, loadConnections, 100_000) / threads
-	var wg sync.WaitGroup
-	for range threads {
-		wg.Go(func() {
-			if err := ns.Do(func() error { return connections(perThread, loadPorts) }); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
+	connect(t, ns, perThread)
 	exit := lab.Mono()
 	if err := ns.Close(); err != nil {
 		t.Fatal(err)
 	}
 	sink.wait(threads * perThread)
 	w.cancel()
-	if code := <-w.code; code != exitOK {
-		t.Fatalf("exit %d: %s", code, w.stderr)
-	}
-	var sum row
-	if err := json.Unmarshal(sink.last, &sum); err != nil || sum.Event != "summary" {
-		t.Fatalf("the last line is %q (%v)", sink.last, err)
-	}
+	sum := w.summary(t, &sink.last)
 
 	type life struct{ entries, ends int }
 	lives := make(map[uint64]*life)

@@ -68,23 +68,10 @@ func flatOut(t *testing.T, ns *lab.NetNS) (sum row, told uint64) {
 	sink := &lineCounter{}
 	sink.more = sync.NewCond(&sink.mu)
 	w := startWatchTo(t, sink, "-o", "json", "--netns", ns.Path())
-	var wg sync.WaitGroup
-	for range threads {
-		wg.Go(func() {
-			if err := ns.Do(func() error { return connections(perThread, loadPorts) }); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
+	connect(t, ns, perThread)
 	sink.wait(transitions) // the very last ones may still run in a softirq
 	w.cancel()
-	if code := <-w.code; code != exitOK {
-		t.Fatalf("exit %d: %s", code, w.stderr)
-	}
-	if err := json.Unmarshal(sink.last, &sum); err != nil || sum.Event != "summary" {
-		t.Fatalf("the last line is %q (%v)", sink.last, err)
-	}
+	sum = w.summary(t, &sink.last)
 	told = sum.Transitions - uint64(sink.ends)
 	t.Logf("%d rows, %d ends of TIME_WAIT, lost: ring %d, recursion %d, accept %d, map %d, read %d", told, sink.ends, sum.LostRing, sum.Recursion, sum.LostAccept, sum.LostMap, sum.LostRead)
 	if sum.LostRing != 0 {
@@ -97,6 +84,32 @@ func flatOut(t *testing.T, ns *lab.NetNS) (sum row, told uint64) {
 		t.Errorf("%d accepts not seen", sum.LostAccept)
 	}
 	return sum, told
+}
+
+// connect has each thread make so many connections in ns.
+func connect(t *testing.T, ns *lab.NetNS, perThread int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for range threads {
+		wg.Go(func() {
+			if err := ns.Do(func() error { return connections(perThread, loadPorts) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// summary waits for the end; last then holds the last line of stdout.
+func (w *watcher) summary(t *testing.T, last *[]byte) (sum row) {
+	t.Helper()
+	if code := <-w.code; code != exitOK {
+		t.Fatalf("exit %d: %s", code, w.stderr)
+	}
+	if err := json.Unmarshal(*last, &sum); err != nil || sum.Event != "summary" {
+		t.Fatalf("the last line is %q (%v)", *last, err)
+	}
+	return sum
 }
 
 // lineCounter is stdout of a reader that keeps up: it keeps the last line only.
