@@ -112,7 +112,51 @@ type Existing struct {
 	// did not run yet, and 0 for other sockets.
 	Left          time.Duration
 	After, Before time.Duration
+
+	UID uint32 // of who made it; 0 without a file
+	// RecvQ is what was received and not read yet, in bytes, a FIN counting as one;
+	// of a listener: connections that nobody accepted yet.
+	RecvQ uint32
+	SendQ uint32 // bytes not acknowledged yet; of a listener: its backlog
+	Info  Info
 }
+
+// Info is what else the kernel tells of a connection, from struct tcp_info. The
+// zero value: not asked for, or not told.
+type Info struct {
+	Known bool
+	// How long ago, at the dump, to the jiffy. Each of them begins with the
+	// connection, so none is older than it.
+	LastDataSent, LastDataRecv, LastAckRecv time.Duration
+
+	Timer       Timer
+	DataSegsOut uint32 // segments with data that were ever sent
+	ULP         ULP
+}
+
+// Timer is what a socket waits for (idiag_timer, linux/inet_diag.h).
+type Timer uint8
+
+// TimerNone also stands for what the kernel does not show.
+const (
+	TimerNone Timer = iota
+	TimerRetransmit
+	TimerKeepalive // also the one of SYN_RECV
+	TimerTimeWait
+	TimerProbe // the peer's window is closed
+)
+
+// ULP is an upper layer protocol, inside the kernel, that reads the socket in the
+// program's stead. The kernel shows it to those with CAP_NET_ADMIN.
+type ULP uint8
+
+// ULPNone also stands for what the kernel does not show.
+const (
+	ULPNone ULP = iota
+	ULPTLS
+	ULPMPTCP
+	ULPOther
+)
 
 // Holder is a process with a descriptor of a TCP socket.
 type Holder struct {

@@ -59,13 +59,13 @@ func TestDecode(t *testing.T) {
 		text string
 		want event.Existing
 	}{
-		"ipv4": {golden4, event.Existing{Cookie: 0x0807060504030201, Inode: 0x11223344, State: tcp.CloseWait,
+		"ipv4": {golden4, event.Existing{Cookie: 0x0807060504030201, Inode: 0x11223344, State: tcp.CloseWait, RecvQ: 1, UID: 1000,
 			Tuple: tuple("10.0.0.5:8080", "192.168.1.2:54321")}},
 		"ipv6": {golden6, event.Existing{Cookie: 0xffffffff, State: tcp.Established,
 			Tuple: tuple("[2001:db8::1]:443", "[fe80::2]:1")}},
-		"v4-mapped time_wait": {goldenMapped, event.Existing{Cookie: 7, State: tcp.TimeWait, Left: time.Minute,
+		"v4-mapped time_wait": {goldenMapped, event.Existing{Cookie: 7, State: tcp.TimeWait, Left: time.Minute, Info: event.Info{Timer: event.TimerTimeWait},
 			Tuple: tuple("127.0.0.1:32768", "127.0.0.2:80")}},
-		"dual-stack listener": {goldenListener, event.Existing{Cookie: 8, Inode: 1, State: tcp.Listen,
+		"dual-stack listener": {goldenListener, event.Existing{Cookie: 8, Inode: 1, State: tcp.Listen, SendQ: 128,
 			Tuple: tuple("[::]:22", "[::]:0")}},
 	} {
 		// The fields that decode does not own stay; the others are all replaced.
@@ -76,6 +76,43 @@ func TestDecode(t *testing.T) {
 			if err := decode(fromHex(t, text), &got); err != nil || got != c.want {
 				t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 			}
+		}
+	}
+}
+
+// Attributes: struct tcp_info up to the number of segments with data that were
+// sent, and the name of the upper layer.
+var (
+	infoAttr = "a4000200" + strings.Repeat("00", 44) + "0a000000 00000000 14000000 1e000000" + strings.Repeat("00", 96) + "07000000"
+	tlsAttr  = "14001080 08000100 746c7300 08000200 00000000"
+)
+
+func TestDecodeInfo(t *testing.T) {
+	want := event.Info{Known: true, LastDataSent: 10 * time.Millisecond, LastDataRecv: 20 * time.Millisecond, LastAckRecv: 30 * time.Millisecond, DataSegsOut: 7}
+	for text, ulp := range map[string]event.ULP{
+		infoAttr:                                    event.ULPNone,
+		infoAttr + tlsAttr:                          event.ULPTLS,
+		tlsAttr + infoAttr:                          event.ULPTLS,
+		infoAttr + "0c001080 08000100 736d6300":     event.ULPOther, // smc
+		infoAttr + "04001080":                       event.ULPOther,
+		infoAttr + "0e001080 0a000100 6d7074637000": event.ULPMPTCP,
+	} {
+		e := event.Existing{}
+		want := want
+		want.ULP = ulp
+		if err := decode(fromHex(t, golden6+text), &e); err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if e.Info != want {
+			t.Errorf("%s: %+v, want %+v", text, e.Info, want)
+		}
+	}
+	short := event.Existing{}
+	if err := decode(fromHex(t, golden4+"08000200 01020304"), &short); err != nil || short.Info.Known {
+		t.Errorf("a shorter tcp_info: %+v, %v", short.Info, err)
+	}
+	for _, text := range []string{"03000200", "00000000", "09000200 01020304", "0c001080 09000100 746c7300"} {
+		if err := decode(fromHex(t, golden4+text), &short); !errors.Is(err, event.ErrSize) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
@@ -102,8 +139,12 @@ func TestDecodeErrors(t *testing.T) {
 
 func TestEncode(t *testing.T) {
 	want := fromHex(t, "0a 06 00 00"+"00010000"+strings.Repeat("00", 48))
-	if got := encode(unix.AF_INET6, 1<<tcp.CloseWait); !bytes.Equal(got, want) {
+	if got := encode(unix.AF_INET6, 1<<tcp.CloseWait, false); !bytes.Equal(got, want) {
 		t.Errorf("% x, want % x", got, want)
+	}
+	want[2] = 2
+	if got := encode(unix.AF_INET6, 1<<tcp.CloseWait, true); !bytes.Equal(got, want) {
+		t.Errorf("with info % x, want % x", got, want)
 	}
 	var closed, listen tcp.StateSet
 	closed.Add(tcp.Close)
@@ -116,14 +157,14 @@ func TestEncode(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, text := range []string{golden4, golden6, goldenMapped, goldenListener, golden4 + "05000800 00000000", "02 08", ""} {
+	for _, text := range []string{golden4, golden6, goldenMapped, goldenListener, golden4 + "05000800 00000000", golden6 + infoAttr + tlsAttr, "02 08", ""} {
 		f.Add(fromHex(f, text))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var e, again event.Existing
 		err := decode(raw, &e)
 		whole := len(raw) >= messageSize && (raw[0] == unix.AF_INET || raw[0] == unix.AF_INET6)
-		if whole != (err == nil) {
+		if !whole && err == nil || whole && len(raw) < messageSize+attrHeader && err != nil {
 			t.Fatalf("% x: %v", raw, err)
 		}
 		if err != nil {
@@ -135,6 +176,8 @@ func FuzzDecode(f *testing.F) {
 		if e.Tuple.Local.Addr().Is4In6() || e.Tuple.Remote.Addr().Is4In6() || !e.Tuple.Local.IsValid() || !e.Tuple.Remote.IsValid() {
 			t.Fatalf("addresses %+v", e.Tuple)
 		}
+		timer := e.Info.Timer
+		e.Info = event.Info{Timer: timer}
 		if err := decode(raw[:messageSize], &again); err != nil || again != e {
 			t.Fatalf("with attributes %+v, without %+v, %v", e, again, err)
 		}

@@ -194,7 +194,7 @@ func TestNoInetDiag(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := dumper{conn: conn, raw: raw, buf: make([]byte, batchSize)}
-	request := encode(unix.AF_INET, stateBits(0))
+	request := encode(unix.AF_INET, stateBits(0), false)
 	request[1] = unix.IPPROTO_AH
 	err = explain(d.dump(request, func(e *event.Existing) { t.Errorf("socket %+v", *e) }))
 	if !errors.Is(err, ErrNoInetDiag) || errors.Is(err, fs.ErrNotExist) {
