@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/conn"
 	"afterfin/internal/doctor"
 	"afterfin/internal/event"
@@ -173,7 +174,7 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 			return pipeGone(err)
 		}
 		if stopAt == 0 && ctx.Err() != nil {
-			stopAt = feed.Mono()
+			stopAt = clock.Mono()
 			if err := f.LookForMoves(); err != nil {
 				return err
 			}
@@ -181,7 +182,7 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 	}
 	sum.Elapsed, sum.CPU = time.Since(begin), ownCPU()
 	now := time.Now()
-	w.Summary(sum, feed.Mono(), now)
+	w.Summary(sum, clock.Mono(), now)
 	if t, ok := w.(*view.Text); ok {
 		sum.Hidden = t.Hidden()
 	}
@@ -197,7 +198,7 @@ func tellLost(f *feed.Feed, w writer, told *event.Lost) error {
 	}
 	if lost != *told {
 		*told = lost
-		w.Lost(lost, feed.Mono(), time.Now())
+		w.Lost(lost, clock.Mono(), time.Now())
 	}
 	return nil
 }

@@ -8,8 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"afterfin/internal/clock"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
@@ -148,7 +147,7 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	f.offset = clockOffset()
+	f.offset = clock.Real() - clock.Mono()
 	f.changes = f.changes[:0]
 	for i := range f.raw[:n] {
 		f.changes = append(f.changes, f.table.Apply(&f.raw[i]))
@@ -190,19 +189,6 @@ func (f *Feed) read() (int, error) {
 // stood at the last Next.
 func (f *Feed) Wall(mono time.Duration) time.Time {
 	return time.Unix(0, int64(mono+f.offset))
-}
-
-func clockOffset() time.Duration {
-	return clock(unix.CLOCK_REALTIME) - Mono()
-}
-
-// Mono reads the clock that events carry, CLOCK_MONOTONIC.
-func Mono() time.Duration { return clock(unix.CLOCK_MONOTONIC) }
-
-func clock(id int32) time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(id, &ts) // cannot fail for these clocks
-	return time.Duration(ts.Nano())
 }
 
 // Lost counts what did not arrive since Open.

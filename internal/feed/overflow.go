@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/netns"
@@ -180,7 +181,7 @@ func countIn(ns netns.NS) (c *overflowCount) {
 // readOverflows reads the counter in the netns of the calling thread; nil if the
 // kernel does not show it.
 func readOverflows() *overflowCount {
-	c := &overflowCount{at: Mono(), known: true}
+	c := &overflowCount{at: clock.Mono(), known: true}
 	text, err := os.ReadFile("/proc/thread-self/net/netstat") // not net/: that is the main thread's
 	if err != nil {
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/netns"
@@ -128,7 +129,7 @@ func TestOverflowRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := newOverflows()
-	changes := []conn.Change{*suspect(Mono())}
+	changes := []conn.Change{*suspect(clock.Mono())}
 	changes[0].NetNS = 1 // no such inode number
 	o.prove(changes)
 	if changes[0].Cause != event.CauseUnknown {

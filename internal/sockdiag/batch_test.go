@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
 )
@@ -45,11 +46,11 @@ func TestDumpBatches(t *testing.T) {
 	rows, windows, changed := map[uint64]event.Existing{}, map[time.Duration]bool{}, 0
 	err := Dump(0, func(e *event.Existing) {
 		if end == 0 {
-			begin = monotonic()
+			begin = clock.Mono()
 			for _, c := range clients {
 				c.finish()
 			}
-			end = monotonic()
+			end = clock.Mono()
 		}
 		rows[e.Cookie] = *e
 		windows[e.After] = true

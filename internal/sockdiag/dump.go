@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/event"
 	"afterfin/internal/netns"
 	"afterfin/internal/tcp"
@@ -115,17 +115,17 @@ func (d *dumper) dump(request []byte, fn func(*event.Existing)) error {
 	// The kernel writes the first batch while it takes the request, and at most
 	// one more in each read, after it has handed out an earlier one. So a batch
 	// is no older than the call before the one that brought it.
-	previous := monotonic()
+	previous := clock.Mono()
 	if _, err := d.conn.Send(netlink.Message{Header: header, Data: request}); err != nil {
 		return err
 	}
 	for {
-		now := monotonic()
+		now := clock.Mono()
 		batch, err := d.read()
 		if err != nil {
 			return err
 		}
-		d.found.After, d.found.Before = previous, monotonic()
+		d.found.After, d.found.Before = previous, clock.Mono()
 		previous = now
 		if done, err := d.each(batch, fn); done || err != nil {
 			return err
@@ -183,9 +183,3 @@ func (d *dumper) each(batch []byte, fn func(*event.Existing)) (done bool, err er
 
 // align gives where the next netlink message of a batch begins.
 func align(length int) int { return (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
-
-func monotonic() time.Duration {
-	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has this clock
-	return time.Duration(now.Nano())
-}

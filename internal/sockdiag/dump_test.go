@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/clock"
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
 )
@@ -29,9 +30,9 @@ func only(states ...tcp.State) (set tcp.StateSet) {
 func dump(t testing.TB, inode uint32, states tcp.StateSet) sockets {
 	t.Helper()
 	got := sockets{}
-	start := monotonic()
+	start := clock.Mono()
 	err := Dump(states, func(e *event.Existing) {
-		if now := monotonic(); e.After < start || e.Before < e.After || e.Before > now {
+		if now := clock.Mono(); e.After < start || e.Before < e.After || e.Before > now {
 			t.Errorf("written between %v and %v, in a dump from %v to %v", e.After, e.Before, start, now)
 		}
 		if e.NetNS != inode {

@@ -5,13 +5,11 @@ package tracer
 import (
 	"errors"
 	"fmt"
-	"time"
 
+	"afterfin/internal/clock"
+	"afterfin/internal/event"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-
-	"afterfin/internal/event"
 )
 
 // notTheEnd is AF_NOT_THE_END in bpf/timewait.h: the timer is only moved.
@@ -65,30 +63,17 @@ func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
 			n++
 		}
 	}
-	tick, err := jiffy()
-	if err != nil {
-		return err
-	}
 	for name, value := range map[string]any{
 		"tw_timer_handler": found[timerHandler][0].begin,
 		"culprits":         list,
 		"culprits_n":       uint32(n),
-		"tick_ns":          uint64(tick),
+		"tick_ns":          uint64(clock.Jiffy()),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
 	return nil
-}
-
-// jiffy is the kernel's tick, 1/CONFIG_HZ: the resolution of its coarse clocks.
-func jiffy() (time.Duration, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
-		return 0, fmt.Errorf("read the kernel's tick: %w", err)
-	}
-	return time.Duration(ts.Nano()), nil
 }
 
 // attachTimeWait chooses how mini-sockets are seen: fentry where it loads and
