@@ -74,11 +74,12 @@ var lanes = []lane{
 // packages have their tests run in every guest.
 var packages = []string{
 	"cmd/afterfin", "internal/tracer", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/doctor",
+	"internal/owner",
 }
 
 // withoutTracing are those of them that need no BPF programs, for kernels that
 // lack what the programs need.
-var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed"}
+var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/owner"}
 
 // guestEnv is what the tests are told about the guest.
 func (k *kernel) guestEnv(l *lane) []string {
