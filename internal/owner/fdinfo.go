@@ -50,10 +50,10 @@ func (w *walk) addRing(found *ours, p process, fd int) {
 //	    0: socket:[123]
 //	    1: /tmp/file
 //
-// Before Linux 6.12 there is the name that the kernel keeps inside: that of a
-// socket is its protocol's, TCP or TCPv6, and that of a file has no folder. An
-// empty place was written as <none>. complete is false if the kernel could not
-// look.
+// Before Linux 6.14 (commit 561e3a0c40dc) there is the name that the kernel keeps
+// inside: that of a socket is its protocol's, TCP or TCPv6, and that of a file has
+// no folder. An empty place was written as <none>. complete is false if the kernel
+// could not look.
 func parseRing(text string) (inodes []uint64, unnamed int, complete bool) {
 	_, files, shown := strings.Cut(text, "\nUserFiles:\t")
 	if !shown {
@@ -76,37 +76,50 @@ func parseRing(text string) (inodes []uint64, unnamed int, complete bool) {
 	return inodes, unnamed, lines > 0 || count == "0"
 }
 
-// findCarriers looks at all sockets that nobody asked for.
+// findCarriers looks at all sockets that nobody asked for, process by process.
 func (w *walk) findCarriers() {
-	for _, o := range w.others {
-		p, err := w.open(o.pid)
-		if err != nil {
-			continue
+	for rest := w.others; len(rest) > 0; {
+		pid, n := rest[0].pid, 1
+		for n < len(rest) && rest[n].pid == pid {
+			n++
 		}
-		if c, ok := w.carrier(p, o); ok {
-			w.scan.Carriers = append(w.scan.Carriers, c)
-		}
-		p.close()
+		w.addCarriers(pid, rest[:n])
+		rest = rest[n:]
 	}
 }
 
-// carrier tells whether o is a Unix socket with descriptors in flight.
-func (w *walk) carrier(p process, o other) (Carrier, bool) {
-	text, err := p.fdinfo(o.fd)
+func (w *walk) addCarriers(pid int, sockets []other) {
+	p, err := w.open(pid)
 	if err != nil {
-		return Carrier{}, false
+		return // it has ended
 	}
-	count := parseInFlight(text)
-	if count == 0 {
-		return Carrier{}, false
+	defer p.close()
+	var found []Carrier
+	for _, o := range sockets {
+		text, err := p.fdinfo(o.fd)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if count := parseInFlight(text); count > 0 {
+			found = append(found, Carrier{Holder{FD: o.fd}, count})
+		}
+	}
+	if found == nil {
+		return
 	}
 	dir, names, err := p.descriptors()
 	if err != nil {
-		return Carrier{}, false
+		return
 	}
 	defer dir.Close()
-	owner, err := w.describe(p, len(names))
-	return Carrier{Holder{owner, o.fd}, count}, err == nil
+	owner, err := w.known(p, len(names))
+	if err != nil {
+		return
+	}
+	for _, c := range found {
+		c.Process = owner
+		w.scan.Carriers = append(w.scan.Carriers, c)
+	}
 }
 
 // parseInFlight reads the fdinfo of a Unix socket: how many descriptors wait in

@@ -55,7 +55,12 @@ func TestInFlight(t *testing.T) {
 					}
 					if len(scan.Carriers) != 1 || scan.Carriers[0].FD != pair[1] ||
 						scan.Carriers[0].Count != count || scan.Carriers[0].Process.PID != os.Getpid() {
-						t.Errorf("carriers %+v, want %d in fd %d", scan.Carriers, count, pair[1])
+						t.Fatalf("carriers %+v, want %d in fd %d", scan.Carriers, count, pair[1])
+					}
+					for _, held := range scan.Holders {
+						if held[0].Process != scan.Carriers[0].Process {
+							t.Error("one process is there twice")
+						}
 					}
 				}
 			}
@@ -105,7 +110,8 @@ func (s script) ring(fds ...int32) int {
 	return int(r)
 }
 
-// namesRegistered tells whether the kernel tells which socket is registered.
+// namesRegistered tells whether the kernel tells which socket is registered
+// (6.14, commit 561e3a0c40dc).
 func (s script) namesRegistered() bool {
 	s.Helper()
 	var name unix.Utsname
@@ -113,7 +119,7 @@ func (s script) namesRegistered() bool {
 	var major, minor int
 	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
 	s.no(err)
-	return major > 6 || major == 6 && minor >= 12
+	return major > 6 || major == 6 && minor >= 14
 }
 
 // Registered files outlive their descriptors.

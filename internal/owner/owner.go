@@ -34,7 +34,8 @@ type Container struct {
 	Name, Pod, Namespace string // empty if nothing on disk tells; Pod and Namespace are those of Kubernetes
 }
 
-// Holder is one descriptor of a process.
+// Holder is one descriptor of a process. In one Scan, those of the same process
+// share one Process.
 type Holder struct {
 	Process *Process
 	FD      int
@@ -71,7 +72,7 @@ type Scan struct {
 	// descriptor is the ring's.
 	Fixed map[uint64][]Holder
 	// Rings are io_urings with registered TCP sockets that the kernel does not
-	// identify: before Linux 6.12 it writes TCP or TCPv6 where now the inode is.
+	// identify: before Linux 6.14 it writes TCP or TCPv6 where now the inode is.
 	// A file of such a name counts as well.
 	Rings []Carrier
 	// Carriers are Unix sockets that have descriptors, of whatever kind, in
@@ -85,7 +86,7 @@ type Scan struct {
 }
 
 // Find walks through all processes once. wanted are the inodes of the sockets to
-// look for. listed are those of all TCP sockets in the dumps made before, so that
+// look for, without 0, which stands for no file. listed are those of all TCP sockets in the dumps made before, so that
 // strays can be told; nil: no strays are looked for. Processes that end meanwhile
 // are left out.
 //

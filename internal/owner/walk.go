@@ -18,14 +18,12 @@ type walk struct {
 	wanted, listed map[uint64]bool
 	scan           *Scan
 	others         []other
+	processes      map[int]*Process // of which something was found, by pid
 	link           [64]byte // longer than the links that count, which are socket:[N] and the ring's
 }
 
 // other is a socket that nobody asked for; it may be a Unix socket.
-type other struct {
-	pid, fd int
-	inode   uint64
-}
+type other struct{ pid, fd int }
 
 // ours is what was found among the descriptors of one process.
 type ours struct {
@@ -54,8 +52,11 @@ func (f *finder) find(wanted, listed map[uint64]bool) (*Scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &walk{finder: f, wanted: wanted, listed: listed,
-		scan: &Scan{Holders: map[uint64][]Holder{}, Fixed: map[uint64][]Holder{}}}
+	w := &walk{
+		finder: f, wanted: wanted, listed: listed,
+		scan:      &Scan{Holders: map[uint64][]Holder{}, Fixed: map[uint64][]Holder{}},
+		processes: map[int]*Process{},
+	}
 	for _, name := range names {
 		if pid, err := strconv.ParseUint(name, 10, 31); err == nil {
 			w.visit(int(pid))
@@ -132,18 +133,31 @@ func (w *walk) look(p process, dir *os.File, names []string) error {
 				found.strays = append(found.strays, stray)
 			}
 		default:
-			w.others = append(w.others, other{p.pid, fd, inode})
+			w.others = append(w.others, other{p.pid, fd})
 		}
 	}
 	if found.empty() {
 		return nil
 	}
-	owner, err := w.describe(p, len(names))
+	owner, err := w.known(p, len(names))
 	if err != nil {
 		return err
 	}
 	w.keep(owner, &found)
 	return nil
+}
+
+// known is describe that gives the same answer again for the same process.
+func (w *walk) known(p process, fds int) (*Process, error) {
+	owner, err := w.describe(p, fds)
+	if err != nil {
+		return nil, err
+	}
+	if before := w.processes[p.pid]; before != nil && before.Start == owner.Start {
+		return before, nil
+	}
+	w.processes[p.pid] = owner
+	return owner, nil
 }
 
 // keep adds what was found to the scan.

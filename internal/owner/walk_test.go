@@ -169,7 +169,7 @@ func TestEnded(t *testing.T) {
 	if err := p.there(); !gone(err) {
 		t.Errorf("there() = %v", err)
 	}
-	w := &walk{finder: f, wanted: set(wanted...), scan: empty}
+	w := &walk{finder: f, wanted: set(wanted...), scan: empty, processes: map[int]*Process{}}
 	if err := w.look(p, dir, []string{"3"}); err != nil || len(empty.Holders) > 0 {
 		t.Errorf("look = %v, %v", err, empty)
 	}
