@@ -56,7 +56,7 @@ func TestProcessOf(t *testing.T) {
 }
 
 // Without privileges one's own processes are read, all others are counted.
-func TestUnprivileged(t *testing.T) {
+func TestHoldersUnprivileged(t *testing.T) {
 	const pidEnv, inodeEnv = "AFTERFIN_OWNER_PID", "AFTERFIN_OWNER_INODE"
 	s := script{t}
 	if !inChild(t) {
@@ -151,5 +151,24 @@ func TestDescribe(t *testing.T) {
 	}
 	if got, err := f.processOf(42); err != nil || got.FDLimit != 0 {
 		t.Errorf("without limits: %+v, %v", got, err)
+	}
+
+	// The number goes to another process after the first was opened.
+	p, err := f.open(45)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if err := os.RemoveAll(p.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(proc, "42"), p.path); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.describe(p, 0); !gone(err) {
+		t.Errorf("of a number that was reused: %+v, %v", got, err)
+	}
+	if got, err := f.processOf(45); err != nil || got.Comm != "sh" {
+		t.Errorf("of the new one: %+v, %v", got, err)
 	}
 }

@@ -19,7 +19,7 @@ type walk struct {
 	scan           *Scan
 	others         []other
 	processes      map[int]*Process // of which something was found, by pid
-	link           [64]byte // longer than the links that count, which are socket:[N] and the ring's
+	link           [64]byte         // longer than the links that count, which are socket:[N] and the ring's
 }
 
 // other is a socket that nobody asked for; it may be a Unix socket.
