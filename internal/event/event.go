@@ -129,6 +129,7 @@ type Info struct {
 	// connection, so none is older than it.
 	LastDataSent, LastDataRecv, LastAckRecv time.Duration
 
+	RTO         time.Duration // how long an ACK may take before data is sent again; 0: not told
 	Timer       Timer
 	DataSegsOut uint32 // segments with data that were ever sent
 	ULP         ULP

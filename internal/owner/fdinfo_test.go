@@ -3,14 +3,16 @@
 package owner
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"afterfin/internal/lab"
 )
 
 // socket makes a TCP socket of the test's own.
@@ -91,23 +93,13 @@ func TestInFlight(t *testing.T) {
 // ring makes an io_uring and registers files with it.
 func (s script) ring(fds ...int32) int {
 	s.Helper()
-	var params [120]byte // struct io_uring_params
-	r, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params)), 0)
-	if disabled, err := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); errno == unix.EPERM && err == nil && disabled[0] == '2' {
+	ring, err := lab.Ring(fds...)
+	if disabled, unread := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); errors.Is(err, unix.EPERM) && unread == nil && disabled[0] == '2' {
 		s.Skip("io_uring is disabled here (sysctl kernel.io_uring_disabled)")
 	}
-	if errno != 0 {
-		s.Fatalf("io_uring_setup: %v", errno)
-	}
-	s.Cleanup(func() { unix.Close(int(r)) })
-	unix.CloseOnExec(int(r))
-	const registerFiles = 2 // IORING_REGISTER_FILES
-	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_REGISTER, r, registerFiles,
-		uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), 0, 0)
-	if errno != 0 {
-		s.Fatalf("io_uring_register: %v", errno)
-	}
-	return int(r)
+	s.no(err)
+	s.Cleanup(func() { unix.Close(ring) })
+	return ring
 }
 
 // namesRegistered tells whether the kernel tells which socket is registered

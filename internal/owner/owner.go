@@ -61,6 +61,7 @@ type Stray struct {
 	// was never connected or is in a netns that was not dumped, and has no
 	// addresses here.
 	Known         bool
+	NetNS         uint32         // 0: not known
 	Local, Remote netip.AddrPort // v4-mapped as IPv4
 }
 

@@ -55,7 +55,22 @@ func (a *asker) ask(fd int, inode uint64) (stray Stray, ok bool) {
 	}
 	stray.Known = true
 	stray.Local, stray.Remote = addresses(duplicate)
+	stray.NetNS = netnsOf(duplicate)
 	return stray, true
+}
+
+// netnsOf gives the netns of a socket, 0 if it may not be known (CAP_NET_ADMIN).
+func netnsOf(socket int) uint32 {
+	fd, err := unix.IoctlRetInt(socket, unix.SIOCGSKNS)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return 0
+	}
+	return uint32(stat.Ino)
 }
 
 func (a *asker) duplicate(fd int) (int, error) {

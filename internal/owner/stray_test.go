@@ -29,7 +29,7 @@ func (s script) strays(actors ...*lab.Actor) []Stray {
 	return scan.Strays
 }
 
-func (s script) expectStrays(got []Stray, want ...end) {
+func (s script) expectStrays(netns uint32, got []Stray, want ...end) {
 	s.Helper()
 	if len(got) != len(want) {
 		s.Fatalf("strays %+v, want %+v", got, want)
@@ -39,7 +39,7 @@ func (s script) expectStrays(got []Stray, want ...end) {
 			s.Errorf("stray of %+v, want pid %d", got[i].Process, e.PID())
 		}
 		got[i].Process = nil
-		if want := (Stray{Holder{nil, e.fd}, e.inode, true, e.local, e.remote}); got[i] != want {
+		if want := (Stray{Holder{nil, e.fd}, e.inode, true, netns, e.local, e.remote}); got[i] != want {
 			s.Errorf("stray %+v, want %+v", got[i], want)
 		}
 	}
@@ -89,13 +89,13 @@ func TestStrays(t *testing.T) {
 				ns := s.netns()
 				client, server := s.start(ns, "client"), s.start(ns, "server")
 				c, d := r.pair(s, client, server)
-				s.expectStrays(s.strays(client, server))
+				s.expectStrays(0, s.strays(client, server))
 				dead := scene.play(s, c, d)
 				if len(dead) == 2 && dead[0].PID() > dead[1].PID() {
 					dead[0], dead[1] = dead[1], dead[0]
 				}
-				s.expectStrays(s.strays(client, server), dead...)
-				s.expectStrays(s.strays(client, server), dead...)
+				s.expectStrays(ns.Inode(), s.strays(client, server), dead...)
+				s.expectStrays(ns.Inode(), s.strays(client, server), dead...)
 				if len(dead) == 1 { // by a RST: the looks have left the error to the program
 					if got := s.poll(dead[0].Poll(dead[0].fd, unix.POLLERR, 0)); got&unix.POLLERR == 0 {
 						t.Errorf("poll of the dead gives %#x", got)
@@ -104,7 +104,7 @@ func TestStrays(t *testing.T) {
 				for _, e := range dead {
 					s.step(e.CloseFD(e.fd))
 				}
-				s.expectStrays(s.strays(client, server))
+				s.expectStrays(0, s.strays(client, server))
 			})
 		}
 	}
@@ -166,7 +166,7 @@ func TestNoStrays(t *testing.T) {
 			s.reaches(d, tcp.CloseWait)
 			s.step(client.Connect(s.num(client.Socket(r.family)), at)) // nobody accepts it
 
-			s.expectStrays(s.strays(client, server))
+			s.expectStrays(0, s.strays(client, server))
 			s.step(server.CloseFD(listener))
 		})
 	}
@@ -182,7 +182,7 @@ func TestNoStraysMPTCP(t *testing.T) {
 	s.step(client.Connect(s.num(client.Socket(unix.AF_INET)), at))
 	_, _, step, err = server.NetAccept()
 	s.step(step, err)
-	s.expectStrays(s.strays(client, server))
+	s.expectStrays(0, s.strays(client, server))
 	s.step(server.NetCloseConn())
 	s.step(server.NetCloseListener())
 }

@@ -80,22 +80,23 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// Attributes: struct tcp_info up to the number of segments with data that were
-// sent, and the name of the upper layer.
+// Attributes: struct tcp_info, with the retransmission timeout, up to the number of
+// segments with data that were sent, and the name of the upper layer.
 var (
-	infoAttr = "a4000200" + strings.Repeat("00", 44) + "0a000000 00000000 14000000 1e000000" + strings.Repeat("00", 96) + "07000000"
-	tlsAttr  = "14001080 08000100 746c7300 08000200 00000000"
+	infoAttr = "a4000200" + strings.Repeat("00", 8) + "e01c0300" + strings.Repeat("00", 32) + "0a000000 00000000 14000000 1e000000" + strings.Repeat("00", 96) + "07000000"
+	tlsAttr  = "14001380 08000100 746c7300 08000200 00000000"
 )
 
 func TestDecodeInfo(t *testing.T) {
-	want := event.Info{Known: true, LastDataSent: 10 * time.Millisecond, LastDataRecv: 20 * time.Millisecond, LastAckRecv: 30 * time.Millisecond, DataSegsOut: 7}
+	want := event.Info{Known: true, LastDataSent: 10 * time.Millisecond, LastDataRecv: 20 * time.Millisecond, LastAckRecv: 30 * time.Millisecond,
+		RTO: 204 * time.Millisecond, DataSegsOut: 7}
 	for text, ulp := range map[string]event.ULP{
 		infoAttr:                                    event.ULPNone,
 		infoAttr + tlsAttr:                          event.ULPTLS,
 		tlsAttr + infoAttr:                          event.ULPTLS,
-		infoAttr + "0c001080 08000100 736d6300":     event.ULPOther, // smc
-		infoAttr + "04001080":                       event.ULPOther,
-		infoAttr + "0e001080 0a000100 6d7074637000": event.ULPMPTCP,
+		infoAttr + "0c001380 08000100 736d6300":     event.ULPOther, // smc
+		infoAttr + "04001380":                       event.ULPOther,
+		infoAttr + "0e001380 0a000100 6d7074637000": event.ULPMPTCP,
 	} {
 		e := event.Existing{}
 		want := want
@@ -110,7 +111,7 @@ func TestDecodeInfo(t *testing.T) {
 	if err := decode(fromHex(t, golden4+"08000200 01020304"), &short); err != nil || short.Info.Known {
 		t.Errorf("a shorter tcp_info: %+v, %v", short.Info, err)
 	}
-	for _, text := range []string{"03000200", "00000000", "09000200 01020304", "0c001080 09000100 746c7300"} {
+	for _, text := range []string{"03000200", "00000000", "09000200 01020304", "0c001380 09000100 746c7300"} {
 		if err := decode(fromHex(t, golden4+text), &short); !errors.Is(err, event.ErrSize) {
 			t.Errorf("%s: %v", text, err)
 		}

@@ -16,7 +16,7 @@ import (
 // there is an upper layer protocol.
 const (
 	attrInfo    = 2  // INET_DIAG_INFO: struct tcp_info
-	attrULPInfo = 16 // INET_DIAG_ULP_INFO
+	attrULPInfo = 19 // INET_DIAG_ULP_INFO
 	attrULPName = 1  // INET_ULP_INFO_NAME, inside it
 )
 
@@ -37,6 +37,7 @@ func decodeInfo(raw []byte) (info event.Info, err error) {
 		switch {
 		case a.kind == attrInfo && len(a.value) >= infoSize: // it was shorter once
 			info.Known = true
+			info.RTO = time.Duration(native.Uint32(a.value[8:])) * time.Microsecond
 			info.LastDataSent = milliseconds(a.value[44:])
 			info.LastDataRecv = milliseconds(a.value[52:])
 			info.LastAckRecv = milliseconds(a.value[56:])
