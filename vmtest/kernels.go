@@ -44,7 +44,7 @@ var kernels = []kernel{
 	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", true, "everything"},
 	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", false, "everything but who accepted, and restarts of 2MSL"},
 	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", false, "everything"},
-	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, "not supported yet: doctor says which feature is missing, exit 5"},
+	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, "leaks, and assert by polling; for the rest doctor says which feature is missing, exit 5"},
 }
 
 // lane is a way to run a guest.
@@ -68,18 +68,18 @@ var lanes = []lane{
 	{"virtual", 1, 3 * time.Minute, 15 * time.Minute, "^TestFlatOut"},
 	{"concurrent", 2, 3 * time.Minute, 15 * time.Minute, "^(TestWithoutFexit|TestTimeWait.*|TestOverflow|TestScripts|TestNothingLeaks|" +
 		"TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestPrivileges|TestFewPrivileges|TestMissingFeature|" +
-		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun)$"},
+		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges)$"},
 }
 
 // packages have their tests run in every guest.
 var packages = []string{
 	"cmd/afterfin", "internal/tracer", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/doctor",
-	"internal/owner",
+	"internal/owner", "internal/survey",
 }
 
 // withoutTracing are those of them that need no BPF programs, for kernels that
 // lack what the programs need.
-var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/owner"}
+var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/owner", "internal/survey"}
 
 // guestEnv is what the tests are told about the guest.
 func (k *kernel) guestEnv(l *lane) []string {
@@ -115,7 +115,7 @@ func (k *kernel) tested() []string {
 // tracing; empty for all.
 func (k *kernel) only(pkg string) string {
 	if k.lacks != "" && pkg == "cmd/afterfin" {
-		return "^TestKernelPromise$"
+		return "^(TestKernelPromise|TestLeaks|TestLeaksFailOver|TestLeaksUnprivileged|TestAssertPolling|TestAssertUnprivileged)$"
 	}
 	return ""
 }

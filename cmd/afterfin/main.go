@@ -23,6 +23,8 @@ import (
 // commands in their own process.
 type env struct {
 	ctx      context.Context // done: end cleanly, with the summary
+	ending   []os.Signal     // what ends ctx
+	stdin    io.Reader       // for the command that assert starts
 	stdout   io.Writer
 	stderr   io.Writer
 	terminal bool   // stdout is one
@@ -36,18 +38,25 @@ const (
 	exitOK        = 0
 	exitRuntime   = 1
 	exitUsage     = 2
+	exitThreshold = 3 // only where one was asked for
 	exitPrivilege = 4
 	exitFeature   = 5
 )
 
-// failure is an error with its exit code and the way out.
+// failure is an error with its exit code and the way out. Without err all is said
+// already.
 type failure struct {
 	code int
 	err  error
 	hint string
 }
 
-func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Error() string {
+	if f.err == nil {
+		return fmt.Sprintf("exit code %d", f.code)
+	}
+	return f.err.Error()
+}
 func (f *failure) Unwrap() error { return f.err }
 
 func usage(format string, args ...any) error {
@@ -55,14 +64,21 @@ func usage(format string, args ...any) error {
 }
 
 func main() {
-	// A reader that goes away (head) ends the stream with EPIPE, not the process.
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// A reader that goes away (head) ends the stream with EPIPE, not the process. The signal
+	// is caught and not ignored: that, a command that assert starts would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ending := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		ending = append(ending, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ending...)
 	_, notTerminal := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
 	// A second signal kills, but not at once: timeout(1) sends its own twice.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	code := run(env{
 		ctx:      ctx,
+		ending:   ending,
+		stdin:    os.Stdin,
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		terminal: notTerminal == nil,
@@ -84,7 +100,7 @@ func run(e env, args []string) int {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(watchCommand(e), doctorCommand(e), versionCommand(e))
+	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), doctorCommand(e), versionCommand(e))
 	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
@@ -98,7 +114,9 @@ func run(e env, args []string) int {
 	if !errors.As(err, &f) { // cobra's own: an unknown flag or command
 		f = &failure{code: exitUsage, err: err, hint: "see " + cmd.CommandPath() + " --help"}
 	}
-	fmt.Fprintf(e.stderr, "error: %v\n", f.err)
+	if f.err != nil {
+		fmt.Fprintf(e.stderr, "error: %v\n", f.err)
+	}
 	if f.hint != "" {
 		fmt.Fprintf(e.stderr, "hint: %s\n", f.hint)
 	}

@@ -14,15 +14,21 @@ import (
 	"afterfin/internal/view"
 )
 
-// readyLines tell what was chosen and what was there. The line that begins with
-// "ready" is the last: from it on nothing is missed.
-func readyLines(s feed.Start) []string {
+// hookNotices tell what the rows of a stream lack on this kernel.
+func hookNotices(s feed.Start) []string {
 	var lines []string
 	for _, h := range s.Hooks {
 		if h.Why != "" {
 			lines = append(lines, "notice: "+h.Gives+": "+hookNotice(h))
 		}
 	}
+	return lines
+}
+
+// readyLines tell what was chosen and what was there. The line that begins with
+// "ready" is the last: from it on nothing is missed.
+func readyLines(s feed.Start) []string {
+	var lines []string
 	if s.CallAfter > 0 {
 		lines = append(lines, fmt.Sprintf("notice: --exact-owner: one system call (getppid) takes %s, was %s, for every process until afterfin ends",
 			view.Duration(s.CallAfter), view.Duration(s.CallBefore)))

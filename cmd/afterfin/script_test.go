@@ -27,6 +27,9 @@ const hideDir = "AFTERFIN_TEST_HIDE"
 
 func TestMain(m *testing.M) {
 	lab.Main()
+	if len(os.Args) > 1 && os.Args[1] == asCommand {
+		os.Exit(perform(os.Args[2:]))
+	}
 	if os.Getenv(asMain) != "" {
 		if dir := os.Getenv(hideDir); dir != "" {
 			if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {

@@ -71,21 +71,31 @@ type writer interface {
 	Flush() error
 }
 
-func watch(e env, cfg feed.Config, output string, duration time.Duration) error {
+// attach says nothing but in its error, which names what is missing and the remedy. The
+// caller closes the feed.
+func attach(e env, cfg feed.Config) (*feed.Feed, error) {
 	if err := refuse(doctor.Quick()); err != nil {
-		return err
+		return nil, err
 	}
 	cfg.Types = e.types
 	f, err := feed.Open(cfg)
 	if err != nil {
 		// What failed has a name and a remedy, if doctor can find it.
 		if known := refuse(doctor.Run()); known != nil {
-			return known
+			return nil, known
 		}
-		return &failure{code: exitRuntime, err: err}
+		return nil, &failure{code: exitRuntime, err: err}
+	}
+	return f, nil
+}
+
+func watch(e env, cfg feed.Config, output string, duration time.Duration) error {
+	f, err := attach(e, cfg)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
-	for _, line := range readyLines(f.Start()) {
+	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
 		fmt.Fprintln(e.stderr, line)
 	}
 	ctx, cancel := e.ctx, context.CancelFunc(func() {})

@@ -54,6 +54,18 @@ func Thousands(n uint64) string {
 	return s
 }
 
+// plural counts things: 1 process, 2 processes.
+func plural(n int, thing string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(thing, "s"):
+		thing += "es"
+	default:
+		thing += "s"
+	}
+	return Thousands(uint64(n)) + " " + thing
+}
+
 // Duration writes d with three significant digits and a unit.
 func Duration(d time.Duration) string { return string(appendDuration(nil, d, 3)) }
 
