@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make help lists the targets. Only generate, fmt, check and bench need more than Go;
+# make help lists the targets. Only generate, fmt, check, test and bench need more than Go;
 # what they need is installed by apt when it is missing (as root).
 
 SHELL   := /bin/bash
@@ -23,8 +23,8 @@ run: build ## build and stream (ARGS="watch -o json" for another command)
 build: ## bin/afterfin, static, without clang
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/afterfin ./cmd/afterfin
 
-test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (12 minutes)
-	$(GO) test -count=1 -timeout 20m $(if $(SUDO),-exec sudo) ./... # built as the user, run as root
+test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (15 minutes)
+	$(GO) test -count=1 -timeout 20m -parallel 6 $(if $(SUDO),-exec 'sudo env "PATH=$(PATH)"') ./... # built as the user, run as root; most of them wait
 	$(GO) run ./vmtest
 
 vmtest: ## the second half of test (KERNELS=6.12,6.1 picks, ARGS= are its flags)

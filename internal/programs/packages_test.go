@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package programs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// needed is a program and the packages of Debian that it takes.
+type needed struct {
+	program  string
+	packages []string
+}
+
+// tools are installed where they are missing.
+var tools = []needed{
+	{"/usr/bin/python3", []string{"python3"}},
+	{"/usr/bin/node", []string{"nodejs"}},
+	{"/usr/bin/gcc", []string{"gcc", "libc6-dev"}},
+	{"/usr/bin/ss", []string{"iproute2"}},
+}
+
+// servers are not installed where they are missing, for that would also start them,
+// now and at every boot. Their packages are unpacked into a folder in the user's cache.
+var servers = []needed{
+	{"/usr/bin/redis-server", []string{"redis-server"}},
+	{"/usr/sbin/nginx", []string{"nginx"}},
+}
+
+// fromDebian finds or fetches all of them: where they are, and the environment that
+// the servers run in.
+func fromDebian() (paths map[string]string, env []string, err error) {
+	paths = make(map[string]string)
+	if missing := find(tools, "/", paths); missing != nil {
+		note("installing %s", strings.Join(missing, " "))
+		if err := apt("install", append(missing, "-y")...); err != nil {
+			return nil, nil, err
+		}
+	}
+	if find(servers, "/", paths) == nil {
+		return paths, os.Environ(), nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, nil, err
+	}
+	root := filepath.Join(cache, "afterfin", "programs")
+	if missing := find(servers, root, paths); missing != nil {
+		note("unpacking %s into %s", strings.Join(missing, " "), root)
+		if err := unpack(missing, root); err != nil {
+			return nil, nil, err
+		}
+	}
+	libraries, err := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
+	return paths, append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(libraries, ":")), err
+}
+
+// find notes where programs are and gives the packages of those that are not there.
+func find(list []needed, root string, paths map[string]string) (missing []string) {
+	for _, n := range list {
+		path := filepath.Join(root, n.program)
+		if _, err := os.Stat(path); err != nil {
+			missing = append(missing, n.packages...)
+		}
+		paths[filepath.Base(path)] = path
+	}
+	return missing
+}
+
+// unpack fetches packages, and those that they depend on and this machine lacks, and
+// puts their files into root, all or nothing. No script of theirs is run.
+func unpack(packages []string, root string) error {
+	if err := os.RemoveAll(root); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(root), "debs-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Mkdir(filepath.Join(dir, "partial"), 0o755); err != nil {
+		return err
+	}
+	args := append(packages, "-y", "--download-only", "-o", "Dir::Cache::archives="+dir, "-o", "APT::Sandbox::User=root")
+	if err := apt("install", args...); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil {
+		return err
+	}
+	part := filepath.Join(dir, "root")
+	for _, deb := range debs {
+		if err := run("dpkg-deb", "-x", deb, part); err != nil {
+			return err
+		}
+	}
+	return os.Rename(part, root)
+}
+
+// apt runs apt-get on fresh lists.
+func apt(command string, args ...string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("programs are missing that only root can install: run this test as root")
+	}
+	if err := run("apt-get", "-o", "APT::Update::Error-Mode=any", "update", "-qq"); err != nil {
+		return err
+	}
+	return run("apt-get", append([]string{command, "-qq", "--no-install-recommends"}, args...)...)
+}
+
+func run(program string, args ...string) error {
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", program, args[0], err, out)
+	}
+	return nil
+}
+
+// note says what takes a while.
+func note(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
