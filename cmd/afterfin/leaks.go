@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"afterfin/internal/event"
 	"afterfin/internal/feed"
 	"afterfin/internal/leak"
 	"afterfin/internal/netns"
@@ -198,6 +199,7 @@ func (o *leaksOptions) look(memory *leak.Memory) (*leak.Report, view.LeakFoot, e
 		memory.Complete(&s.Found)
 	}
 	s.Sockets = slices.DeleteFunc(s.Sockets, func(c leak.Socket) bool { return !o.feed.Filter.MatchExisting(&c.Existing) })
+	s.Strays = slices.DeleteFunc(s.Strays, func(d owner.Stray) bool { return d.Known && !o.matchesStray(&d) })
 	r := leak.Make(&s.Found, o.state, o.olderThan, o.ignore)
 	r.Groups = slices.DeleteFunc(r.Groups, func(g leak.Group) bool { return !o.matches(&g) })
 	r.Parents = parents(r)
@@ -205,6 +207,11 @@ func (o *leaksOptions) look(memory *leak.Memory) (*leak.Report, view.LeakFoot, e
 		NetNS: s.NetNS, Unreachable: s.Unreachable, Unreadable: s.Unreadable,
 		LastAck: s.States[tcp.LastAck], Orphans: s.Orphans.Count, MaxOrphans: s.Orphans.Max,
 	}, nil
+}
+
+// matchesStray: the netns was sorted out by survey, as far as it is known.
+func (o *leaksOptions) matchesStray(d *owner.Stray) bool {
+	return o.feed.Filter.MatchExisting(&event.Existing{NetNS: o.feed.Filter.NetNS, Tuple: tcp.Tuple{Local: d.Local, Remote: d.Remote}})
 }
 
 // matches applies the filters that are about processes.

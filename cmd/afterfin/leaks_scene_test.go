@@ -127,6 +127,9 @@ var leakScenes = map[string]func(*scene){
 		if g := doc.Leaks[0]; g.Dead != 1 || g.Count != 0 || g.Verdict != "dead_fd" {
 			s.Errorf("group %+v", g)
 		}
+		if doc, _ := s.leaksOf("-L", "1"); len(doc.Leaks) != 0 {
+			s.Errorf("of another port: %+v", doc)
+		}
 	},
 	"reset in CLOSE_WAIT": func(s *scene) {
 		client, srv := s.actor("client"), s.actor("server")
