@@ -33,25 +33,12 @@ type assertDocument struct {
 }
 
 type overdueJSON struct {
-	PID        *int         `json:"pid"`
-	Start      *int64       `json:"start_ns"`
-	Comm       *string      `json:"comm"`
-	Cmdline    []string     `json:"cmdline"`
-	FD         *int         `json:"fd"`
-	Holders    []holderJSON `json:"holders"`
-	NetNS      uint32       `json:"netns"`
-	Cookie     uint64       `json:"cookie"`
-	Local      string       `json:"local"`
-	Remote     string       `json:"remote"`
-	Side       *string      `json:"side"`
-	RecvQ      *uint32      `json:"recv_q"`
-	AgeMin     *int64       `json:"age_min_ns"`
-	AgeMax     *int64       `json:"age_max_ns"`
-	Age        *int64       `json:"age_ns"`
-	AgeQuality string       `json:"age_quality"`
-	Verdict    string       `json:"verdict"`
-	Inferred   bool         `json:"inferred"`
-	Closed     bool         `json:"closed"`
+	PID     *int     `json:"pid"`
+	Start   *int64   `json:"start_ns"`
+	Comm    *string  `json:"comm"`
+	Cmdline []string `json:"cmdline"`
+	leakSocket
+	Closed bool `json:"closed"`
 }
 
 // WriteAssertionJSON writes the whole answer as one document on one line.
@@ -72,15 +59,13 @@ func WriteAssertionJSON(w io.Writer, a *Assertion, at time.Time) error {
 }
 
 func overdue(o *leak.Overdue) overdueJSON {
-	out := overdueJSON{
-		FD: some(o.FD, o.FD >= 0), Holders: append(holdersJSON(o.Holders, false), holdersJSON(o.Fixed, true)...),
-		NetNS: o.NetNS, Cookie: o.Cookie, Local: o.Tuple.Local.String(), Remote: o.Tuple.Remote.String(),
-		Side: some(sideWords[o.Side], sideWords[o.Side] != ""), RecvQ: some(o.RecvQ, o.Looked),
-		AgeQuality: o.Age.Quality.String(), Verdict: o.Verdict.String(), Inferred: o.Inferred, Closed: o.Closed,
-	}
-	out.AgeMin, out.AgeMax, out.Age = ageJSON(o.Age)
+	out := overdueJSON{leakSocket: socketJSON(&o.Leak, o.Process), Closed: o.Closed}
+	out.FD = some(o.FD, o.FD >= 0)
 	if o.Age.Max == leak.Forever {
 		out.AgeMax = nil
+	}
+	if !o.Looked { // only transitions told of it
+		out.RecvQ, out.SendQ = nil, nil
 	}
 	switch p := o.Process; {
 	case p != nil:

@@ -76,7 +76,7 @@ type leakSocket struct {
 	FD         *int         `json:"fd"` // of the group's process
 	Holders    []holderJSON `json:"holders"`
 	NetNS      *uint32      `json:"netns"`
-	Inode      uint64       `json:"inode"`
+	Inode      *uint64      `json:"inode"`
 	Local      *string      `json:"local"`
 	Remote     *string      `json:"remote"`
 	Cookie     *uint64      `json:"cookie"`
@@ -148,7 +148,7 @@ func groupJSON(g *leak.Group) leakGroup {
 	}
 	for _, s := range g.Dead {
 		out.Sockets = append(out.Sockets, leakSocket{
-			FD: &s.FD, Holders: holdersJSON([]owner.Holder{s.Holder}, false), Inode: s.Inode, NetNS: some(s.NetNS, s.NetNS != 0),
+			FD: &s.FD, Holders: holdersJSON([]owner.Holder{s.Holder}, false), Inode: &s.Inode, NetNS: some(s.NetNS, s.NetNS != 0),
 			Local: some(s.Local.String(), s.Local.IsValid()), Remote: some(s.Remote.String(), s.Remote.IsValid()),
 			AgeQuality: leak.Unknown.String(), Verdict: leak.DeadFD.String(),
 		})
@@ -159,7 +159,7 @@ func groupJSON(g *leak.Group) leakGroup {
 func socketJSON(l *leak.Leak, of *owner.Process) leakSocket {
 	out := leakSocket{
 		Holders: append(holdersJSON(l.Holders, false), holdersJSON(l.Fixed, true)...),
-		NetNS:   &l.NetNS, Inode: l.Inode, Cookie: &l.Cookie, RecvQ: &l.RecvQ, SendQ: &l.SendQ,
+		NetNS:   &l.NetNS, Inode: some(l.Inode, l.Inode != 0), Cookie: &l.Cookie, RecvQ: &l.RecvQ, SendQ: &l.SendQ,
 		Local: some(l.Tuple.Local.String(), true), Remote: some(l.Tuple.Remote.String(), true),
 		Side: some(sideWords[l.Side], sideWords[l.Side] != ""), AgeQuality: l.Age.Quality.String(),
 		Verdict: l.Verdict.String(), Inferred: l.Inferred, Inherited: l.Inherited,
