@@ -84,6 +84,7 @@ var ends = map[string]func(*scene){
 		client, srv := s.actor("client"), s.actor("server")
 		_, c, a := s.pair(client, srv)
 		s.fd(client.Write(c.fd, 10))
+		s.readable(srv, a.fd)
 		rst := s.step(srv.CloseFD(a.fd))
 		a.row("ESTABLISHED→CLOSE", closedBy(srv), rst).because("unread_data")
 		c.later("ESTABLISHED→CLOSE", who{"connect": {client}}, rst).saying("ECONNRESET")
@@ -96,6 +97,7 @@ var ends = map[string]func(*scene){
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
 		// Data that the client closes over draws the RST; it also acknowledges the FIN.
 		s.fd(srv.Write(a.fd, 10))
+		s.readable(client, c.fd)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
 		rst := s.step(client.CloseFD(c.fd))
 		c.row("FIN_WAIT2→CLOSE", who{"connect": {client}}, rst).because("unread_data")
@@ -224,6 +226,17 @@ func (s *scene) state(a *lab.Actor, fd int, want tcp.State) {
 		}
 	}
 	s.Fatalf("%s: fd %d never came to %v", a.Name(), fd, want)
+}
+
+// readable waits until there is something to read: the peer's write may be delivered by
+// ksoftirqd, after it has returned.
+func (s *scene) readable(a *lab.Actor, fd int) {
+	s.Helper()
+	got, _, err := a.Poll(fd, unix.POLLIN, patience)
+	s.must(err)
+	if got&unix.POLLIN == 0 {
+		s.Fatalf("%s: nothing came to fd %d", a.Name(), fd)
+	}
 }
 
 // fill takes every place in the listener's queue, so that the next SYN is dropped.
