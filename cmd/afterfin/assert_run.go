@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/clock"
+	"afterfin/internal/conn"
 	"afterfin/internal/feed"
 	"afterfin/internal/leak"
 	"afterfin/internal/owner"
 	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
-	"afterfin/internal/tracer"
 	"afterfin/internal/view"
 )
 
@@ -122,7 +122,7 @@ func (r *assertRun) watch(c *child) (unix.WaitStatus, error) {
 			return status, r.look()
 		default:
 		}
-		_, err := r.read(0)
+		err := r.read()
 		if err == nil && r.deadline.Waiting() > 0 && time.Since(r.looked) >= r.every {
 			err = r.look()
 		}
@@ -147,26 +147,23 @@ func (r *assertRun) poll(c *child) (unix.WaitStatus, error) {
 	}
 }
 
-// read takes in what changed up to a CLOCK_MONOTONIC time, 0: all.
-func (r *assertRun) read(until time.Duration) (records int, err error) {
-	changes, records, err := r.feed.Next()
-	if err != nil {
-		return 0, err
+func (r *assertRun) apply(ch *conn.Change) {
+	r.deadline.Apply(ch)
+	if r.timeWaits != nil {
+		r.timeWaits.Apply(ch)
 	}
-	for i := range changes {
-		if until != 0 && changes[i].Mono > until {
-			continue
-		}
-		r.deadline.Apply(&changes[i])
-		if r.timeWaits != nil {
-			r.timeWaits.Apply(&changes[i])
-		}
-	}
-	return records, nil
 }
 
-// drain reads what happened before the command ended: until the ring is empty, or as
-// much again has come in since.
+// read takes in what changed.
+func (r *assertRun) read() error {
+	changes, _, err := r.feed.Next()
+	for i := range changes {
+		r.apply(&changes[i])
+	}
+	return err
+}
+
+// drain reads what happened before the command ended.
 func (r *assertRun) drain() error {
 	until := clock.Mono()
 	if r.timeWaits != nil {
@@ -174,14 +171,11 @@ func (r *assertRun) drain() error {
 			return err
 		}
 	}
-	for late := 0; late <= tracer.RingRecords; {
-		n, err := r.read(until)
-		if err != nil || n == 0 {
-			return err
+	return r.feed.Drain(func(ch *conn.Change) {
+		if ch.Mono <= until {
+			r.apply(ch)
 		}
-		late += n
-	}
-	return nil
+	})
 }
 
 func (r *assertRun) look() error {

@@ -159,7 +159,7 @@ func (o *leaksOptions) parseFailOver(text string) error {
 
 // leaks looks once, or twice for --sample.
 func leaks(e env, o *leaksOptions) error {
-	r, foot, err := o.look(nil)
+	r, foot, err := o.look(nil, nil)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func leaks(e env, o *leaksOptions) error {
 		case <-e.ctx.Done(): // what there is, is told
 		}
 		before, apart := r.Groups, time.Since(begin)
-		if r, foot, err = o.look(nil); err != nil {
+		if r, foot, err = o.look(nil, nil); err != nil {
 			return err
 		}
 		leak.Sample(r.Groups, before, apart)
@@ -181,8 +181,9 @@ func leaks(e env, o *leaksOptions) error {
 	return o.threshold(r)
 }
 
-// look makes a report of what is there now; memory may be nil.
-func (o *leaksOptions) look(memory *leak.Memory) (*leak.Report, view.LeakFoot, error) {
+// look makes a report of what is there now. A memory is brought up to date from the feed
+// after the look: else it would know less than that has found. Both may be nil.
+func (o *leaksOptions) look(memory *leak.Memory, f *feed.Feed) (*leak.Report, view.LeakFoot, error) {
 	s, err := survey.Look(survey.Config{
 		State:   o.state,
 		NetNS:   netns.NS{Inode: o.feed.Filter.NetNS, Path: o.feed.NetNSPath},
@@ -196,6 +197,9 @@ func (o *leaksOptions) look(memory *leak.Memory) (*leak.Report, view.LeakFoot, e
 		return nil, view.LeakFoot{}, &failure{code: code, err: err}
 	}
 	if memory != nil {
+		if err := f.Drain(memory.Apply); err != nil {
+			return nil, view.LeakFoot{}, &failure{code: exitRuntime, err: err}
+		}
 		memory.Complete(&s.Found)
 	}
 	s.Sockets = slices.DeleteFunc(s.Sockets, func(c leak.Socket) bool { return !o.feed.Filter.MatchExisting(&c.Existing) })

@@ -45,7 +45,7 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 		if !last && apart < every {
 			continue
 		}
-		r, foot, err := o.look(memory)
+		r, foot, err := o.look(memory, f)
 		if err != nil {
 			return err
 		}

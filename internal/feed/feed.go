@@ -168,6 +168,22 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	return kept, n, nil
 }
 
+// Drain calls fn with the changes that Next returns until the ring is empty, or as much
+// as it can hold was read: others go on meanwhile.
+func (f *Feed) Drain(fn func(*conn.Change)) error {
+	for late := 0; late <= tracer.RingRecords; {
+		changes, n, err := f.Next()
+		if err != nil || n == 0 {
+			return err
+		}
+		for i := range changes {
+			fn(&changes[i])
+		}
+		late += n
+	}
+	return nil
+}
+
 // LookForMoves is tracer.LookForMoves. Next does it every lookInterval; call it
 // once more before the last Next.
 func (f *Feed) LookForMoves() error { return f.tracer.LookForMoves() }
