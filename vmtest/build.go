@@ -163,7 +163,7 @@ func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern strin
 			return err
 		}
 		patterns := []string{j.kernel.only(pkg), pattern}
-		if names, err = selected(names, patterns, j.lane.skip); err != nil {
+		if names, err = selected(names, patterns, j.skip(pattern)); err != nil {
 			return err
 		}
 		if len(names) == 0 {

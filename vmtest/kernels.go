@@ -120,6 +120,19 @@ func (k *kernel) only(pkg string) string {
 	return ""
 }
 
+// aboutUs are tests of what a command does with its output, its children, signals and
+// words. To run them on one kernel is enough: on the first of the matrix.
+const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted)$"
+
+// skip gives what this guest leaves to others. A test that was asked for by name (pattern)
+// runs wherever it can.
+func (j *job) skip(pattern string) string {
+	if pattern != "" || j.kernel.lacks != "" || j.kernel.name == kernels[0].name {
+		return j.lane.skip
+	}
+	return j.lane.skip + "|" + aboutUs
+}
+
 // choose picks kernels by their names, separated by commas; all without names.
 // A name without an architecture stands for amd64.
 func choose(names string) ([]kernel, error) {

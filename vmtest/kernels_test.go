@@ -37,6 +37,9 @@ func TestMatrix(t *testing.T) {
 			t.Errorf("lane %+v: %v", l, err)
 		}
 	}
+	if _, err := regexp.Compile(aboutUs); err != nil {
+		t.Error(err)
+	}
 	for _, pkg := range packages {
 		if found, _ := filepath.Glob("../" + pkg + "/*_test.go"); found == nil {
 			t.Errorf("%s has no tests", pkg)
