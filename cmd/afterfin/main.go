@@ -92,7 +92,7 @@ func main() {
 func run(e env, args []string) int {
 	root := &cobra.Command{
 		Use:           "afterfin",
-		Short:         "See every TCP state change on this host, with the process that owns the socket",
+		Short:         "See every TCP state change on this host, with its process, and who leaks sockets",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
