@@ -184,11 +184,11 @@ func leaks(e env, o *leaksOptions) error {
 // look makes a report of what is there now. A memory is brought up to date from the feed
 // after the look: else it would know less than that has found. Both may be nil.
 func (o *leaksOptions) look(memory *leak.Memory, f *feed.Feed) (*leak.Report, view.LeakFoot, error) {
-	s, err := survey.Look(survey.Config{
-		State:   o.state,
-		NetNS:   netns.NS{Inode: o.feed.Filter.NetNS, Path: o.feed.NetNSPath},
-		Confirm: min(confirmAfter, o.olderThan),
-	})
+	cfg := survey.Config{State: o.state, NetNS: netns.NS{Inode: o.feed.Filter.NetNS, Path: o.feed.NetNSPath}}
+	if o.state == tcp.CloseWait { // the report of another state has no dead descriptors
+		cfg.Confirm = min(confirmAfter, o.olderThan)
+	}
+	s, err := survey.Look(cfg)
 	if err != nil {
 		code := exitRuntime
 		if errors.Is(err, sockdiag.ErrNoInetDiag) {

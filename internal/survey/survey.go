@@ -66,7 +66,7 @@ func Look(cfg Config) (*Survey, error) {
 		}
 	}
 	if cfg.NetNS.Inode != 0 {
-		if err := l.listOthers(); err != nil {
+		if err := l.listOthers(cfg.NetNS.Inode); err != nil {
 			return nil, err
 		}
 	}
@@ -127,12 +127,15 @@ func (l *look) dump() error {
 
 // listOthers notes the sockets of every other netns that can be reached: the walk comes by
 // their descriptors too, and must not take them for strays.
-func (l *look) listOthers() error {
+func (l *look) listOthers(than uint32) error {
 	spaces, _, err := netns.List()
 	if err != nil {
 		return err
 	}
 	for _, ns := range spaces {
+		if ns.Inode == than {
+			continue
+		}
 		_ = netns.Do(ns, func() error { // what cannot be entered is asked itself
 			return sockdiag.Dump(tcp.Live&^(1<<tcp.TimeWait), func(e *event.Existing) {
 				if e.Inode != 0 {
