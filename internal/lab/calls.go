@@ -20,7 +20,8 @@ import (
 // CLOCK_MONOTONIC, taken by the thread that made the call.
 type Step struct {
 	Before, After time.Duration
-	Errno         unix.Errno // 0: it succeeded
+	Ticked        time.Duration // how far the kernel's ticks had come before the call; see Ticked
+	Errno         unix.Errno    // 0: it succeeded
 }
 
 // Thread is a thread of an actor. Each of its methods is one system call of
@@ -77,7 +78,7 @@ func (t *Thread) answer(r request, answer <-chan response) (response, Step, erro
 		}
 		err = fmt.Errorf("%s pid %d: %s: %w", t.actor.name, t.actor.pid, what, err)
 	}
-	return res, Step{Before: res.Before, After: res.After, Errno: res.Errno}, err
+	return res, Step{Before: res.Before, After: res.After, Ticked: res.Ticked, Errno: res.Errno}, err
 }
 
 // Socket makes a TCP socket of a family (unix.AF_INET, unix.AF_INET6) and gives

@@ -20,7 +20,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -140,15 +139,6 @@ func (ns *NetNS) SetSysctl(name, value string) error {
 		}
 		return nil
 	})
-}
-
-// Mono gives the time on CLOCK_MONOTONIC, the clock of every Step.
-func Mono() time.Duration {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		panic(err) // every kernel has it
-	}
-	return time.Duration(now.Nano())
 }
 
 // onThread runs f on a thread of its own, which ends with f, waits for it and

@@ -194,7 +194,7 @@ func (p *Peer) send(packet packet) (Step, error) {
 		if packet.to.Addr().Is4() {
 			to = &unix.SockaddrInet4{Addr: packet.to.Addr().As4()}
 		}
-		step.Before = Mono()
+		step.Before, step.Ticked = Mono(), Ticked()
 		err := unix.Sendto(p.raw, data, 0, to)
 		// It is dealt with by a softirq, on this CPU. That is mostly within the
 		// call, but ksoftirqd may have it: so this waits until it is seen to come

@@ -134,7 +134,7 @@ func (s *server) do(r request) response {
 	res := response{ID: r.ID}
 	call := s.call(r, &res)
 	var err error
-	res.Before = Mono()
+	res.Before, res.Ticked = Mono(), Ticked()
 	res.Value, err = call()
 	res.After = Mono()
 	return failed(res, err)

@@ -78,6 +78,7 @@ type response struct {
 	Value         int
 	Addr          netip.AddrPort
 	Before, After time.Duration
+	Ticked        time.Duration
 	Errno         unix.Errno
 	Text          string
 }
