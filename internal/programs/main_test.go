@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"afterfin/internal/debian"
 )
 
 // What TestMain has made ready.
@@ -42,15 +44,15 @@ func prepareAndRun(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	if err := run(installed["gcc"], "-O2", "-Wall", "-Werror", "-o", filepath.Join(built, "leaky-c"), "testdata/leaky.c"); err != nil {
+	if err := debian.Run(installed["gcc"], "-O2", "-Wall", "-Werror", "-o", filepath.Join(built, "leaky-c"), "testdata/leaky.c"); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
 }
 
 // goBuild works as the user who called sudo, if it was sudo: Go's caches are that user's.
-func goBuild(name, source string) error {
-	cmd := exec.Command("go", "build", "-o", filepath.Join(built, name), source)
+func goBuild(name, source string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-o", filepath.Join(built, name)}, flags...), source)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if u, err := user.LookupId(os.Getenv("SUDO_UID")); err == nil {
 		uid, _ := strconv.Atoi(u.Uid)

@@ -3,12 +3,12 @@
 package programs
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"afterfin/internal/debian"
 )
 
 // needed is a program and the packages of Debian that it takes.
@@ -38,7 +38,7 @@ func fromDebian() (paths map[string]string, env []string, err error) {
 	paths = make(map[string]string)
 	if missing := find(tools, "/", paths); missing != nil {
 		note("installing %s", strings.Join(missing, " "))
-		if err := apt("install", append(missing, "-y")...); err != nil {
+		if err := debian.Install(missing...); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -90,7 +90,7 @@ func unpack(packages []string, root string) error {
 		return err
 	}
 	args := append(packages, "-y", "--download-only", "-o", "Dir::Cache::archives="+dir, "-o", "APT::Sandbox::User=root")
-	if err := apt("install", args...); err != nil {
+	if err := debian.Apt("install", args...); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
@@ -99,31 +99,11 @@ func unpack(packages []string, root string) error {
 	}
 	part := filepath.Join(dir, "root")
 	for _, deb := range debs {
-		if err := run("dpkg-deb", "-x", deb, part); err != nil {
+		if err := debian.Run("dpkg-deb", "-x", deb, part); err != nil {
 			return err
 		}
 	}
 	return os.Rename(part, root)
-}
-
-// apt runs apt-get on fresh lists.
-func apt(command string, args ...string) error {
-	if os.Geteuid() != 0 {
-		return errors.New("programs are missing that only root can install: run this test as root")
-	}
-	if err := run("apt-get", "-o", "APT::Update::Error-Mode=any", "update", "-qq"); err != nil {
-		return err
-	}
-	return run("apt-get", append([]string{command, "-qq", "--no-install-recommends"}, args...)...)
-}
-
-func run(program string, args ...string) error {
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, args[0], err, out)
-	}
-	return nil
 }
 
 // note says what takes a while.
