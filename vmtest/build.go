@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/specimen"
 	"afterfin/vmtest/guest"
 )
 
@@ -72,12 +74,13 @@ func lock(dir string, how int) (*os.File, error) {
 
 // binaries of one architecture.
 type binaries struct {
-	init  []byte
-	tests map[string][]byte // by package
+	init      []byte
+	tests     map[string][]byte // by package
+	specimens tree              // the C programs, and what they need to run
 }
 
-// build compiles init and the tests of the packages. The same source gives the
-// same bytes.
+// build compiles init, the tests of the packages and the C programs. The same source
+// gives the same bytes.
 func (b *builder) build(ctx context.Context, arch string) (*binaries, error) {
 	dir := filepath.Join(b.dir, arch)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -96,7 +99,35 @@ func (b *builder) build(ctx context.Context, arch string) (*binaries, error) {
 			return nil, err
 		}
 	}
+	if out.specimens, err = specimens(filepath.Join(dir, "specimen"), arch); err != nil {
+		return nil, err
+	}
 	return out, nil
+}
+
+// specimens builds the C programs in a folder, and gives what a guest gets of them: no
+// compiler is there. The loader and libc are of the machine that compiled them.
+func specimens(dir, arch string) (tree, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := specimen.Build(dir, arch); err != nil {
+		return nil, fmt.Errorf("build the C programs for %s: %w", arch, err)
+	}
+	files, err := specimen.Runtime(arch)
+	if err != nil {
+		return nil, fmt.Errorf("run the C programs for %s: %w", arch, err)
+	}
+	for _, name := range append(specimen.Programs(), specimen.Library) {
+		files[path.Join(specimenDir, name)] = filepath.Join(dir, name)
+	}
+	content := make(tree)
+	for at, file := range files {
+		if content[at], err = os.ReadFile(file); err != nil {
+			return nil, err
+		}
+	}
+	return content, nil
 }
 
 func (b *builder) compile(ctx context.Context, arch, dir, name string, args []string) ([]byte, error) {
@@ -145,6 +176,7 @@ func (j *job) count() (n int) {
 // user's --run.
 func (b *builder) pack(ctx context.Context, j *job, bin *binaries, pattern string) error {
 	content := tree{"/init": bin.init}
+	maps.Copy(content, bin.specimens)
 	var plan guest.Plan
 	for _, m := range j.image.modules {
 		raw, err := readModule(ctx, m, b.note)

@@ -81,6 +81,9 @@ var packages = []string{
 // lack what the programs need.
 var withoutTracing = []string{"cmd/afterfin", "internal/sockdiag", "internal/netns", "internal/lab", "internal/feed", "internal/owner", "internal/survey"}
 
+// specimenDir is where a guest has the C programs of internal/specimen.
+const specimenDir = "/specimen"
+
 // guestEnv is what the tests are told about the guest.
 func (k *kernel) guestEnv(l *lane) []string {
 	env := []string{
@@ -88,6 +91,7 @@ func (k *kernel) guestEnv(l *lane) []string {
 		// A guest has 1 GB and runs many times slower than its host: the load is
 		// made of this many connections for each of two threads, 100,000 elsewhere.
 		"AFTERFIN_TEST_CONNECTIONS=3000",
+		"AFTERFIN_TEST_SPECIMEN=" + specimenDir,
 	}
 	// One CPU is kept busy, and none in virtual time: that would leave no idle time to skip.
 	env = append(env, fmt.Sprintf("AFTERFIN_TEST_NOISE=%d", l.cpus-1))

@@ -98,7 +98,7 @@ func (s *session) jobs(ctx context.Context) ([]*job, error) {
 		if built[arch] != nil {
 			continue
 		}
-		s.note("building the tests for %s", arch)
+		s.note("building the tests and the C programs for %s", arch)
 		var err error
 		if built[arch], err = s.builder.build(ctx, arch); err != nil {
 			return nil, err

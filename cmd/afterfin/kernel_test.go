@@ -21,6 +21,7 @@ const (
 	wantLacks       = "AFTERFIN_TEST_LACKS"       // the doctor check that must fail, with exit code 5
 	noiseSize       = "AFTERFIN_TEST_NOISE"       // busy processes beside the scenes, 4 without
 	loadConnections = "AFTERFIN_TEST_CONNECTIONS" // of each thread under load, 100,000 without
+	specimenDir     = "AFTERFIN_TEST_SPECIMEN"    // where the C programs are already built; elsewhere a test builds them
 )
 
 const fentryTimeWait = "fentry/inet_twsk_kill"

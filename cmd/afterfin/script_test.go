@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		}
 		main()
 	}
-	testscript.Main(m, map[string]func(){"afterfin": main})
+	testscript.Main(withSpecimens{m}, map[string]func(){"afterfin": main})
 }
 
 // TestScripts run the real binary; see testdata/script.
