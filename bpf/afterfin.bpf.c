@@ -6,12 +6,15 @@
  * header of its verb.
  */
 #include "holder.h"
+#include "site.h"
 #include "transition.h"
 
 /* Nothing else would carry these types into the object's BTF, where the tests look them up. */
 struct af_wire {
 	struct af_transition transition;
 	struct af_holder holder;
+	struct af_site site;
+	struct af_slice slice;
 	enum af_how how;
 	enum af_side side;
 	enum af_accepted accepted;
@@ -25,6 +28,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(set_state, struct sock *sk, int from, int to)
 {
+	site(ctx, sk, from, to);
 	transition(sk, from, to);
 	return 0;
 }
@@ -46,6 +50,7 @@ SEC("fexit/inet_csk_accept")
 int BPF_PROG(accept_args4, struct sock *listener, int flags, int *err, bool kern, struct sock *sk)
 {
 	accepted_by_current(sk);
+	accept_site(ctx, sk);
 	return 0;
 }
 
@@ -53,6 +58,7 @@ SEC("fexit/inet_csk_accept")
 int BPF_PROG(accept_args2, struct sock *listener, void *arg, struct sock *sk)
 {
 	accepted_by_current(sk);
+	accept_site(ctx, sk);
 	return 0;
 }
 
@@ -60,10 +66,17 @@ int BPF_PROG(accept_args2, struct sock *listener, void *arg, struct sock *sk)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
-	long nr = syscall_nr(regs);
-
-	if (ret >= 0 && (nr == NR_accept || nr == NR_accept4) && !in_compat_syscall(bpf_get_current_task_btf()))
+	if (accepts(regs, ret))
 		accepted_fd(ret);
+	return 0;
+}
+
+/* The same for processes in `armed`: where they accept. Attached while there are some. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit_armed, struct pt_regs *regs, long ret)
+{
+	if (accepts(regs, ret))
+		accepted_where(ret);
 	return 0;
 }
 

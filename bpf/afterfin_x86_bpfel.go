@@ -16,12 +16,16 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	AfterfinMapArmed             = "armed"
 	AfterfinMapByCookie          = "by_cookie"
 	AfterfinMapConns             = "conns"
 	AfterfinMapCounters          = "counters"
 	AfterfinMapEvents            = "events"
 	AfterfinMapHalfway           = "halfway"
 	AfterfinMapMinis             = "minis"
+	AfterfinMapSlices            = "slices"
+	AfterfinMapStacks            = "stacks"
+	AfterfinMapTaking            = "taking"
 	AfterfinProgAcceptArgs2      = "accept_args2"
 	AfterfinProgAcceptArgs4      = "accept_args4"
 	AfterfinProgHolders          = "holders"
@@ -29,6 +33,7 @@ const (
 	AfterfinProgSetState         = "set_state"
 	AfterfinProgSetStateSkipped  = "set_state_skipped"
 	AfterfinProgSysExit          = "sys_exit"
+	AfterfinProgSysExitArmed     = "sys_exit_armed"
 	AfterfinProgTcpSockets       = "tcp_sockets"
 	AfterfinProgTimerCancel      = "timer_cancel"
 	AfterfinProgTimerExpireEntry = "timer_expire_entry"
@@ -56,6 +61,8 @@ const (
 	AfterfinVarWantPidsN         = "want_pids_n"
 	AfterfinVarWantRports        = "want_rports"
 	AfterfinVarWantRportsN       = "want_rports_n"
+	AfterfinVarWantSites         = "want_sites"
+	AfterfinVarWantSlices        = "want_slices"
 	AfterfinVarWantStates        = "want_states"
 )
 
@@ -108,6 +115,7 @@ type AfterfinProgramSpecs struct {
 	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
 	SetStateSkipped  *ebpf.ProgramSpec `ebpf:"set_state_skipped"`
 	SysExit          *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	SysExitArmed     *ebpf.ProgramSpec `ebpf:"sys_exit_armed"`
 	TcpSockets       *ebpf.ProgramSpec `ebpf:"tcp_sockets"`
 	TimerCancel      *ebpf.ProgramSpec `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.ProgramSpec `ebpf:"timer_expire_entry"`
@@ -121,12 +129,16 @@ type AfterfinProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinMapSpecs struct {
+	Armed    *ebpf.MapSpec `ebpf:"armed"`
 	ByCookie *ebpf.MapSpec `ebpf:"by_cookie"`
 	Conns    *ebpf.MapSpec `ebpf:"conns"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
 	Halfway  *ebpf.MapSpec `ebpf:"halfway"`
 	Minis    *ebpf.MapSpec `ebpf:"minis"`
+	Slices   *ebpf.MapSpec `ebpf:"slices"`
+	Stacks   *ebpf.MapSpec `ebpf:"stacks"`
+	Taking   *ebpf.MapSpec `ebpf:"taking"`
 }
 
 // AfterfinVariableSpecs contains global variables before they are loaded into the kernel.
@@ -153,6 +165,8 @@ type AfterfinVariableSpecs struct {
 	WantPidsN      *ebpf.VariableSpec `ebpf:"want_pids_n"`
 	WantRports     *ebpf.VariableSpec `ebpf:"want_rports"`
 	WantRportsN    *ebpf.VariableSpec `ebpf:"want_rports_n"`
+	WantSites      *ebpf.VariableSpec `ebpf:"want_sites"`
+	WantSlices     *ebpf.VariableSpec `ebpf:"want_slices"`
 	WantStates     *ebpf.VariableSpec `ebpf:"want_states"`
 }
 
@@ -176,22 +190,30 @@ func (o *AfterfinObjects) Close() error {
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinMaps struct {
+	Armed    *ebpf.Map `ebpf:"armed"`
 	ByCookie *ebpf.Map `ebpf:"by_cookie"`
 	Conns    *ebpf.Map `ebpf:"conns"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Events   *ebpf.Map `ebpf:"events"`
 	Halfway  *ebpf.Map `ebpf:"halfway"`
 	Minis    *ebpf.Map `ebpf:"minis"`
+	Slices   *ebpf.Map `ebpf:"slices"`
+	Stacks   *ebpf.Map `ebpf:"stacks"`
+	Taking   *ebpf.Map `ebpf:"taking"`
 }
 
 func (m *AfterfinMaps) Close() error {
 	return _AfterfinClose(
+		m.Armed,
 		m.ByCookie,
 		m.Conns,
 		m.Counters,
 		m.Events,
 		m.Halfway,
 		m.Minis,
+		m.Slices,
+		m.Stacks,
+		m.Taking,
 	)
 }
 
@@ -219,6 +241,8 @@ type AfterfinVariables struct {
 	WantPidsN      *ebpf.Variable `ebpf:"want_pids_n"`
 	WantRports     *ebpf.Variable `ebpf:"want_rports"`
 	WantRportsN    *ebpf.Variable `ebpf:"want_rports_n"`
+	WantSites      *ebpf.Variable `ebpf:"want_sites"`
+	WantSlices     *ebpf.Variable `ebpf:"want_slices"`
 	WantStates     *ebpf.Variable `ebpf:"want_states"`
 }
 
@@ -233,6 +257,7 @@ type AfterfinPrograms struct {
 	SetState         *ebpf.Program `ebpf:"set_state"`
 	SetStateSkipped  *ebpf.Program `ebpf:"set_state_skipped"`
 	SysExit          *ebpf.Program `ebpf:"sys_exit"`
+	SysExitArmed     *ebpf.Program `ebpf:"sys_exit_armed"`
 	TcpSockets       *ebpf.Program `ebpf:"tcp_sockets"`
 	TimerCancel      *ebpf.Program `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.Program `ebpf:"timer_expire_entry"`
@@ -251,6 +276,7 @@ func (p *AfterfinPrograms) Close() error {
 		p.SetState,
 		p.SetStateSkipped,
 		p.SysExit,
+		p.SysExitArmed,
 		p.TcpSockets,
 		p.TimerCancel,
 		p.TimerExpireEntry,

@@ -21,6 +21,15 @@ const volatile __u64 wakeup_bytes = 4 << 20;
 /* The accept() seen by tp_btf/sys_exit leaves its owner in a map: look there. */
 const volatile bool exact_owner = false;
 
+/*
+ * Remember where in its program a socket was made, and tell when it comes to one of these
+ * states (bit 1 << TCP_x), or its connection dies. 0: do not.
+ */
+const volatile __u32 want_sites;
+
+/* Take slices of the stack of processes in `armed`. */
+const volatile bool want_slices = false;
+
 /* Filters. A count of 0, a zero or an empty name lets everything pass. */
 const volatile __u16 want_lports[AF_MAX_PORTS];
 const volatile __u16 want_rports[AF_MAX_PORTS];

@@ -4,6 +4,7 @@
 #define AFTERFIN_HOLDER_H
 
 #include "owner.h"
+#include "slice.h"
 
 /* After inet_csk_accept(): the child (NULL if accept failed) and its process. */
 static __always_inline void accepted_by_current(struct sock *sk)
@@ -20,32 +21,58 @@ static __always_inline void accepted_by_current(struct sock *sk)
 	own_by_current(c, AF_HOW_ACCEPT);
 }
 
-/* After accept() or accept4() returned fd: follow it to the socket. */
-static __always_inline void accepted_fd(long fd)
+/* Did the system call that ends here accept a connection? */
+static __always_inline bool accepts(const struct pt_regs *regs, long ret)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct owner o = {};
-	struct file **files = BPF_CORE_READ(task, files, fdt, fd);
+	long nr = syscall_nr(regs);
+
+	return ret >= 0 && (nr == NR_accept || nr == NR_accept4) && !in_compat_syscall(bpf_get_current_task_btf());
+}
+
+/* The TCP socket behind a descriptor of the current process: an address only. */
+static __always_inline struct sock *socket_of_fd(long fd)
+{
+	struct file **files = BPF_CORE_READ(bpf_get_current_task_btf(), files, fdt, fd);
 	struct file *file = NULL;
 	struct socket *sock;
 	struct sock *sk;
 	__u16 protocol;
 
-	if (!files || fd >= BPF_CORE_READ(task, files, fdt, max_fds) ||
+	if (!files || fd >= BPF_CORE_READ(bpf_get_current_task_btf(), files, fdt, max_fds) ||
 	    bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
-		return;
+		return NULL;
 	sock = BPF_CORE_READ(file, private_data);
 	/* Another thread may have closed the fd and opened something else: a socket points back. */
 	if (!sock || BPF_CORE_READ(sock, file) != file)
-		return;
+		return NULL;
 	sk = BPF_CORE_READ(sock, sk);
 	protocol = BPF_CORE_READ(sk, sk_protocol);
 	if (protocol == IPPROTO_MPTCP && bpf_core_type_exists(struct mptcp_sock))
-		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
-	else if (protocol != IPPROTO_TCP)
-		return;
-	if (sk && BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN && owner_of_task(&o, task, AF_HOW_ACCEPT))
+		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return protocol == IPPROTO_TCP ? sk : NULL;
+}
+
+/* After accept() or accept4() returned fd. */
+static __always_inline void accepted_fd(long fd)
+{
+	struct sock *sk = socket_of_fd(fd);
+	struct owner o = {};
+
+	if (sk && BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN &&
+	    owner_of_task(&o, bpf_get_current_task_btf(), AF_HOW_ACCEPT))
 		put_by_cookie(sk, &o, BPF_ANY);
+}
+
+static __always_inline void accepted_where(long fd)
+{
+	__u32 tgid = bpf_get_current_task_btf()->tgid;
+	struct sock *sk;
+
+	if (!bpf_map_lookup_elem(&armed, &tgid))
+		return;
+	sk = socket_of_fd(fd);
+	if (sk)
+		take_slice(BPF_CORE_READ(sk, __sk_common.skc_cookie.counter), AF_SIDE_ACCEPT);
 }
 
 static __always_inline void tell_holder(struct seq_file *seq, const struct owner *o, __u64 cookie)

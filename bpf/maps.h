@@ -17,6 +17,10 @@ struct conn {
 	__u64 entered_ns; /* when `state` began; 0: not seen */
 	__u64 born_ns; /* time of a LISTEN→SYN_RECV not yet told; 0: none */
 	struct owner owner;
+	__u64 stack; /* where it was made: key of `stacks`; 0: not seen */
+	__u64 maker_start_ns; /* of the process whose stack that is */
+	__u32 maker_pid;
+	__u8 call; /* enum af_side */
 	__u8 state; /* the state last seen; 0: none */
 	__u8 side;
 	__u8 accepted;
@@ -38,6 +42,64 @@ struct {
 	__type(key, int);
 	__type(value, struct conn);
 } conns SEC(".maps");
+
+/* A user stack, innermost first, as far as the program keeps frame pointers; then zeros. */
+struct stack {
+	__u64 ip[AF_SITE_FRAMES];
+};
+
+/*
+ * Where sockets were made, by a hash of it: a program has few such places, and `conns` has the
+ * key. Only with want_sites. Inserted at CLOSE→SYN_SENT and by fexit accept, read by
+ * tracer.Tracer, deleted by nobody, so that a key stays good. Grows on demand; full is counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16 << 10);
+	__type(key, __u64);
+	__type(value, struct stack);
+} stacks SEC(".maps");
+
+/*
+ * A thread's own place to take its stack at: too large for ours, and a CPU's could be taken
+ * away, for 7.x preempts programs. Made at its first connect() or accept(), deleted by the
+ * kernel with the thread.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct stack);
+} taking SEC(".maps");
+
+/* A process whose next sockets are looked at closely. */
+struct arming {
+	__u64 next_ns; /* when the next one is due; it may come a little before */
+	__u64 taken;
+	__u64 passed; /* over, for they came too fast */
+};
+
+/*
+ * Processes found leaking, by tgid. Inserted and deleted by tracer.Tracer, which counts them
+ * (tracer.MaxArmed); the programs that make slices move next_ns on.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct arming);
+} armed SEC(".maps");
+
+/*
+ * Slices for Go. Inserted by the programs that see a connect() or accept(), read by
+ * tracer.Tracer. Apart from `events`, which they would crowd. Go sets the size: that of 60
+ * slices, 0.6 s of one process, where it takes some.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} slices SEC(".maps");
 
 /*
  * Events for Go. Inserted by the state tracepoint, read by tracer.Tracer.

@@ -15,6 +15,8 @@
 enum af_kind {
 	AF_KIND_TRANSITION = 1, /* ring buffer: struct af_transition */
 	AF_KIND_HOLDER = 2, /* task_file iterator: struct af_holder */
+	AF_KIND_SITE = 3, /* ring buffer: struct af_site */
+	AF_KIND_SLICE = 4, /* ring buffer of its own: struct af_slice */
 };
 
 /* How the owner of a socket was learnt. */
@@ -109,6 +111,42 @@ struct af_holder {
 	__u8 comm[AF_COMM_LEN];
 };
 
+/* Return addresses in struct stack (maps.h). */
+#define AF_SITE_FRAMES 60
+
+/* Where in a program a socket was made: by connect() or accept(), with this user stack. */
+struct af_site {
+	__u32 kind;
+	__u32 call; /* enum af_side */
+	__u64 cookie;
+	__u64 stack; /* key of `stacks` */
+	__u64 owner_start_ns;
+	__u32 owner_pid; /* whose addresses they are */
+	__u32 pad;
+};
+
+#define AF_SLICE_REGS 32
+#define AF_SLICE_BYTES 16384
+
+/*
+ * The same for a program without frame pointers, for Go to unwind: the registers at the
+ * system call and the top of the stack. It may hold anything that the program has there.
+ */
+struct af_slice {
+	__u32 kind;
+	__u32 size; /* of bytes that are set */
+	__u64 cookie;
+	__u64 owner_start_ns;
+	__u32 owner_pid;
+	__u32 call; /* enum af_side */
+	__u64 base; /* the address of bytes[0] */
+	__u64 pc;
+	__u64 regs[AF_SLICE_REGS]; /* by DWARF number */
+	__u8 bytes[AF_SLICE_BYTES];
+};
+
+_Static_assert(sizeof(struct af_slice) == 48 + 256 + AF_SLICE_BYTES, "a hole or a changed record");
+_Static_assert(sizeof(struct af_site) == 40, "a hole or a changed record");
 _Static_assert(sizeof(struct af_transition) == 120, "a hole or a changed record");
 _Static_assert(sizeof(struct af_holder) == 40, "a hole or a changed record");
 

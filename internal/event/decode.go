@@ -3,6 +3,7 @@
 package event
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,8 +23,13 @@ var (
 const (
 	kindTransition = 1
 	kindHolder     = 2
+	kindSite       = 3
+	kindSlice      = 4
 
 	transitionSize = 120
+	siteSize       = 40
+	sliceHeader    = 304
+	sliceBytes     = 16 << 10
 	HolderSize     = 40 // of one record in the stream of the holders iterator
 )
 
@@ -65,6 +71,47 @@ func DecodeTransition(raw []byte, t *Transition) error {
 	t.Restarts = order.Uint16(raw[112:])
 	t.AtLeast = raw[114] != 0
 	return nil
+}
+
+// IsSite tells a struct af_site from the other records of the ring.
+func IsSite(raw []byte) bool { return len(raw) >= 4 && order.Uint32(raw) == kindSite }
+
+// DecodeSite reads one struct af_site, with errors as above: all but the stack, which the
+// kernel side keeps under the key.
+func DecodeSite(raw []byte) (s Site, key uint64, err error) {
+	if err := check(raw, siteSize, kindSite); err != nil {
+		return Site{}, 0, err
+	}
+	return Site{
+		Call:   Side(order.Uint32(raw[4:])),
+		Cookie: order.Uint64(raw[8:]),
+		Start:  time.Duration(order.Uint64(raw[24:])),
+		PID:    order.Uint32(raw[32:]),
+	}, order.Uint64(raw[16:]), nil
+}
+
+// DecodeSlice reads one struct af_slice, with errors as above. The stack is copied.
+func DecodeSlice(raw []byte) (Slice, error) {
+	if err := check(raw, sliceHeader+sliceBytes, kindSlice); err != nil {
+		return Slice{}, err
+	}
+	n := order.Uint32(raw[4:])
+	if n > sliceBytes {
+		return Slice{}, fmt.Errorf("slice of %d bytes: %w", n, ErrSize)
+	}
+	s := Slice{
+		Cookie: order.Uint64(raw[8:]),
+		Start:  time.Duration(order.Uint64(raw[16:])),
+		PID:    order.Uint32(raw[24:]),
+		Call:   Side(order.Uint32(raw[28:])),
+		Base:   order.Uint64(raw[32:]),
+		PC:     order.Uint64(raw[40:]),
+		Stack:  bytes.Clone(raw[sliceHeader : sliceHeader+n]),
+	}
+	for i := range s.Regs {
+		s.Regs[i] = order.Uint64(raw[48+8*i:])
+	}
+	return s, nil
 }
 
 // DecodeHolder reads one struct af_holder into h, with errors as above.

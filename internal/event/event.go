@@ -165,6 +165,30 @@ type Holder struct {
 	Owner  Owner // How is HowFD
 }
 
+// Site is where in its program a socket was made: the user stack of connect() or accept(),
+// as far as the program keeps frame pointers.
+type Site struct {
+	Cookie uint64
+	PID    uint32        // whose addresses these are; in the initial pid namespace
+	Start  time.Duration // CLOCK_BOOTTIME at its start
+	Call   Side          // SideConnect or SideAccept
+	Stack  []uint64      // return addresses, innermost first; at most 60, shared with other sites
+}
+
+// Slice is the same for a program without frame pointers: its registers at the system call
+// and the top of its stack, to be unwound. It may hold secrets of the program: it is
+// neither stored nor shown.
+type Slice struct {
+	Cookie uint64
+	PID    uint32
+	Start  time.Duration
+	Call   Side
+	PC     uint64
+	Regs   [32]uint64 // by DWARF number
+	Base   uint64     // the address of Stack[0]
+	Stack  []byte     // at most 16 KiB
+}
+
 // Lost counts what did not arrive, by cause, since the tracer started.
 type Lost struct {
 	Ring      uint64 `json:"lost_ring"`      // rows: the ring was full

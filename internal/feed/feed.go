@@ -28,7 +28,9 @@ type Config struct {
 	Filter     event.Filter
 	ExactOwner bool
 	NoTimeWait bool
-	NetNSPath  string // with Filter.NetNS: how to enter it
+	NetNSPath  string       // with Filter.NetNS: how to enter it
+	Sites      tcp.StateSet // as in tracer.Config
+	Deep       bool
 	Types      *tracer.Types
 }
 
@@ -76,7 +78,7 @@ func Open(cfg Config) (*Feed, error) {
 		f.start.CallBefore = tracer.CallCost()
 	}
 	var err error
-	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Types: cfg.Types}); err != nil {
+	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Sites: cfg.Sites, Deep: cfg.Deep, Types: cfg.Types}); err != nil {
 		return nil, err
 	}
 	f.start.Hooks = f.tracer.Hooks()
@@ -167,6 +169,10 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	}
 	return kept, n, nil
 }
+
+// Tracer is what the feed reads, for what passes beside the changes: where sockets were
+// made. It is the feed's: nobody else reads or closes it.
+func (f *Feed) Tracer() *tracer.Tracer { return f.tracer }
 
 // Drain calls fn with the changes that Next returns until the ring is empty, or as much
 // as it can hold was read: others go on meanwhile.

@@ -61,6 +61,9 @@ func (t *Tracer) attachSysExit(spec *ebpf.CollectionSpec, types *Types) error {
 	return nil
 }
 
+// Accepts tells whether accept() is seen by all processes.
+func (t *Tracer) Accepts() bool { return t.accept != nil }
+
 // TaxesCalls tells whether every system call of the host pays for ExactOwner.
 func (t *Tracer) TaxesCalls() bool {
 	return t.accept != nil && t.accept.Programs["sys_exit"] != nil

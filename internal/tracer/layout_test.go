@@ -4,6 +4,7 @@ package tracer
 
 import (
 	"encoding/binary"
+	"errors"
 	"reflect"
 	"testing"
 
@@ -154,5 +155,54 @@ func TestEnums(t *testing.T) {
 				t.Errorf("%s = %d, Go has %d (known: %v)", v.Name, v.Value, got, ok)
 			}
 		}
+	}
+}
+
+func TestSiteLayout(t *testing.T) {
+	size, at := members(t, "af_site")
+	raw := make([]byte, size)
+	put(raw, at["kind"], 3)
+	put(raw, at["call"], 2)
+	put(raw, at["cookie"], 5)
+	put(raw, at["stack"], 8)
+	put(raw, at["owner_pid"], 6)
+	put(raw, at["owner_start_ns"], 7)
+	want := event.Site{Cookie: 5, PID: 6, Start: 7, Call: event.SideAccept}
+	if got, key, err := event.DecodeSite(raw); err != nil || !reflect.DeepEqual(got, want) || key != 8 || !event.IsSite(raw) {
+		t.Errorf("%+v, key %d, %v; want %+v", got, key, err, want)
+	}
+	if _, _, err := event.DecodeSite(raw[:size-1]); !errors.Is(err, event.ErrSize) {
+		t.Errorf("too short: %v", err)
+	}
+	if size, at := members(t, "stack"); size != 8*siteFrames || at["ip"][0] != 0 {
+		t.Errorf("a stack has %d bytes", size)
+	}
+}
+
+func TestSliceLayout(t *testing.T) {
+	size, at := members(t, "af_slice")
+	raw := make([]byte, size)
+	put(raw, at["kind"], 4)
+	put(raw, at["size"], 3)
+	put(raw, at["cookie"], 5)
+	put(raw, at["owner_pid"], 6)
+	put(raw, at["owner_start_ns"], 7)
+	put(raw, at["call"], 1)
+	put(raw, at["base"], 8)
+	put(raw, at["pc"], 9)
+	binary.LittleEndian.PutUint64(raw[at["regs"][0]+8*31:], 10)
+	copy(raw[at["bytes"][0]:], "abc")
+	want := event.Slice{Cookie: 5, PID: 6, Start: 7, Call: event.SideConnect, Base: 8, PC: 9, Stack: []byte("abc")}
+	want.Regs[31] = 10
+	if got, err := event.DecodeSlice(raw); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	put(raw, at["size"], uint64(at["bytes"][1]))
+	if got, err := event.DecodeSlice(raw); err != nil || len(got.Stack) != int(at["bytes"][1]) {
+		t.Errorf("%d bytes, %v", len(got.Stack), err)
+	}
+	put(raw, at["size"], uint64(at["bytes"][1])+1)
+	if _, err := event.DecodeSlice(raw); !errors.Is(err, event.ErrSize) {
+		t.Errorf("too many bytes: %v", err)
 	}
 }

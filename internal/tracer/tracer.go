@@ -19,6 +19,7 @@ import (
 
 	"afterfin/bpf"
 	"afterfin/internal/event"
+	"afterfin/internal/tcp"
 )
 
 const (
@@ -49,6 +50,14 @@ type Config struct {
 	// NoTimeWait leaves out TIME_WAIT: no fentry, no timer tracepoints. Then the
 	// rows of a connection end where its socket does, with FIN_WAIT2→CLOSE.
 	NoTimeWait bool
+
+	// Sites: have the stack of each connect() and, where fexit loads, accept() kept, and
+	// told (Tracer.Sites) when the socket comes to one of these states or its connection
+	// dies. With TIME_WAIT it is told when the mini-socket takes over.
+	Sites tcp.StateSet
+
+	// Deep: Arm works. Takes Sites.
+	Deep bool
 
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
 	Types *Types
@@ -83,6 +92,9 @@ type Tracer struct {
 	timewait      *ebpf.Collection // nil where TIME_WAIT is not seen
 	looksForMoves bool
 
+	sites     []event.Site // read, and not taken yet
+	stacks    map[uint64][]uint64
+	deep      *deep // nil: Arm does not work
 	undecoded uint64
 }
 
@@ -135,6 +147,11 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error)
 	if err := t.attachAccept(spec, cfg); err != nil {
 		return err
 	}
+	if cfg.Deep {
+		if err := t.openDeep(spec, cfg.Types); err != nil {
+			return err
+		}
+	}
 	// Before the state tracepoint: a mini-socket is there before its socket closes.
 	t.attachTimeWait(spec, cfg.Types, noTimeWait)
 	for _, name := range []string{"set_state", "set_state_skipped"} { // in this order
@@ -168,6 +185,12 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	copy(comm[:len(comm)-1], f.Comm)
 
 	spec.Maps["events"].MaxEntries = RingBytes
+	if cfg.Sites == 0 {
+		spec.Maps["stacks"].MaxEntries = 1
+	}
+	if cfg.Deep {
+		spec.Maps["slices"].MaxEntries = sliceRingBytes
+	}
 	for name, value := range map[string]any{
 		"wakeup_bytes": uint64(RingBytes / 4),
 		"exact_owner":  cfg.ExactOwner,
@@ -178,6 +201,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"want_states": uint32(f.States),
 		"want_family": f.Family,
 		"want_comm":   comm,
+		"want_sites":  uint32(cfg.Sites),
+		"want_slices": cfg.Deep,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -230,6 +255,10 @@ func (t *Tracer) Read(dst []event.Transition) (int, error) {
 			return n, ErrClosed
 		case err != nil:
 			return n, fmt.Errorf("read ring: %w", err)
+		}
+		if event.IsSite(t.record.RawSample) {
+			t.readSite()
+			continue
 		}
 		if err := event.DecodeTransition(t.record.RawSample, &dst[n]); err != nil {
 			t.undecoded++
@@ -296,6 +325,9 @@ func (t *Tracer) Close() error {
 	}
 	if t.accept != nil {
 		t.accept.Close()
+	}
+	if t.deep != nil {
+		errs = append(errs, t.deep.close())
 	}
 	if t.timewait != nil {
 		t.timewait.Close()
