@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clockTick is the unit of times in /proc, the same on all architectures of Linux
+// ClockTick is the unit of times in /proc, the same on all architectures of Linux
 // that Go runs on (USER_HZ).
-const clockTick = time.Second / 100
+const ClockTick = time.Second / 100
 
 // kernelThread is PF_KTHREAD of linux/sched.h, in field 9 of /proc/PID/stat.
 const kernelThread = 0x00200000
@@ -114,7 +114,7 @@ func (f *finder) describe(p process, fds int) (*Process, error) {
 		return nil, err
 	}
 	d := &Process{
-		PID: p.pid, PPID: stat.PPID, Start: time.Duration(stat.Starttime) * clockTick, Comm: stat.Comm,
+		PID: p.pid, PPID: stat.PPID, Start: time.Duration(stat.Starttime) * ClockTick, Comm: stat.Comm,
 		UID: uint32(status.UIDs[1]), FDs: fds,
 	}
 	d.User = f.userName(d.UID)

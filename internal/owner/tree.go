@@ -57,7 +57,7 @@ func newTree(root int, f *finder) *Tree {
 func (t *Tree) Place(pid int, start time.Duration) (Place, *Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	id := identity{pid, start.Truncate(clockTick)} // the kernel rounds down for /proc
+	id := identity{pid, start.Truncate(ClockTick)} // the kernel rounds down for /proc
 	place := t.place(id)
 	if place != Inside {
 		return place, nil
@@ -86,7 +86,7 @@ func (t *Tree) Note(pid int) error {
 // Alive says whether a process has not ended.
 func (t *Tree) Alive(pid int, start time.Duration) bool {
 	s, err := t.stat(pid)
-	return err == nil && s.start == start.Truncate(clockTick) && s.state != 'Z' && s.state != 'X'
+	return err == nil && s.start == start.Truncate(ClockTick) && s.state != 'Z' && s.state != 'X'
 }
 
 func (t *Tree) place(id identity) Place {
@@ -180,5 +180,5 @@ func (f *finder) stat(pid int) (parentage, error) {
 	if err != nil {
 		return parentage{}, errStat
 	}
-	return parentage{identity{pid, time.Duration(ticks) * clockTick}, parent, fields[0][0]}, nil
+	return parentage{identity{pid, time.Duration(ticks) * ClockTick}, parent, fields[0][0]}, nil
 }

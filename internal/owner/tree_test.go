@@ -24,7 +24,7 @@ func (f fakeProc) set(pid, parent int, start time.Duration, state string) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		f.t.Fatal(err)
 	}
-	text := fmt.Sprintf("%d (a) b (c) %s %d 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0\n", pid, state, parent, start/clockTick)
+	text := fmt.Sprintf("%d (a) b (c) %s %d 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0\n", pid, state, parent, start/ClockTick)
 	if err := os.WriteFile(filepath.Join(dir, "stat"), []byte(text), 0o644); err != nil {
 		f.t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestTree(t *testing.T) {
 			t.Errorf("process %d from %v: %d, want %d", pid, start, got, want)
 		}
 	}
-	expect(103, 5*s+clockTick-1, Inside) // in ns, as BPF tells it
+	expect(103, 5*s+ClockTick-1, Inside) // in ns, as BPF tells it
 	expect(101, 3*s, Inside)
 	expect(100, 2*s, Outside) // the root itself
 	expect(50, 1*s, Outside)
