@@ -42,11 +42,13 @@ func assertCommand(e env) *cobra.Command {
 			"of it, or of any process it started, stayed in CLOSE_WAIT for the given time or longer, also one that\n" +
 			"was closed before the end. A command killed by a signal gives 128 and the signal's number, one that is\n" +
 			"not found 127, one that cannot be run 126, as in a shell.\n" +
-			"With BPF every CLOSE_WAIT is seen and its age is exact. Without the privilege or the kernel for it,\n" +
-			"sockets and descriptors are looked at every quarter of that time (50 ms to 1 s): a CLOSE_WAIT that\n" +
-			"outlives it by less than that and is closed then may be missed.\n" +
-			"stdin, stdout and stderr are the command's. What assert has to say comes on stderr, at the end; with\n" +
-			"-o json it is one line. A script should take it from a file: --report.\n" +
+			"With BPF every CLOSE_WAIT is seen, its age is exact, and the line of code that made it is named.\n" +
+			"Without the privilege or the kernel for it, sockets and descriptors are looked at every quarter of\n" +
+			"that time (50 ms to 1 s): a CLOSE_WAIT that outlives it by less than that and is closed then may be\n" +
+			"missed.\n" +
+			"stdin, stdout and stderr are the command's. What assert has to say comes on stderr, at the end (but\n" +
+			"for a line where it begins and ends to look closely at a process that leaks); with -o json it is one\n" +
+			"line, the last. A script should take it from a file: --report.\n" +
 			"SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command, once each; it is then waited for.\n" +
 			"What lives on when the command has ended is looked at once more, and left alone.",
 		Example: "  afterfin assert --max-close-wait-age 5s -- go test ./...\n" +

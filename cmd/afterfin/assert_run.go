@@ -25,6 +25,7 @@ import (
 // assertRun is a command under way and what is known of its sockets.
 type assertRun struct {
 	feed      *feed.Feed // nil: looks must do
+	places    *places    // with feed
 	deadline  *leak.Deadline
 	timeWaits *leak.TimeWaits // nil: not counted
 	every     time.Duration   // between looks
@@ -49,9 +50,7 @@ func watchCommandTree(e env, o *assertOptions, command *exec.Cmd) (a *view.Asser
 	if err := r.open(e, o); err != nil {
 		return nil, nil, err
 	}
-	if r.feed != nil {
-		defer r.feed.Close()
-	}
+	defer r.close()
 	if s := signals.early(); s != 0 {
 		return nil, nil, &failure{code: exitSignal + int(s), err: fmt.Errorf("%v before the command was started", s)}
 	}
@@ -77,6 +76,8 @@ func (r *assertRun) open(e env, o *assertOptions) error {
 	if !o.noBPF {
 		var cfg feed.Config
 		cfg.Filter.States.Add(tcp.CloseWait)
+		cfg.Sites.Add(tcp.CloseWait)
+		cfg.Deep = true
 		if cfg.NoTimeWait = r.timeWaits == nil; !cfg.NoTimeWait {
 			cfg.Filter.States.Add(tcp.TimeWait)
 			cfg.Filter.States.Add(tcp.Close) // connect() too: it names processes in good time
@@ -85,7 +86,8 @@ func (r *assertRun) open(e env, o *assertOptions) error {
 		var missing *failure
 		switch {
 		case err == nil:
-			r.feed = f
+			r.feed, r.places = f, openPlaces(f, true, e.stderr)
+			r.deadline.Sites = r.places.book
 		case r.timeWaits != nil, !errors.As(err, &missing), missing.code != exitPrivilege && missing.code != exitFeature:
 			return err
 		default:
@@ -93,9 +95,7 @@ func (r *assertRun) open(e env, o *assertOptions) error {
 		}
 	}
 	if err := r.look(); err != nil {
-		if r.feed != nil {
-			r.feed.Close()
-		}
+		r.close()
 		code := exitRuntime
 		if errors.Is(err, sockdiag.ErrNoInetDiag) {
 			code = exitFeature
@@ -160,7 +160,17 @@ func (r *assertRun) read() error {
 	for i := range changes {
 		r.apply(&changes[i])
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.places.read()
+}
+
+func (r *assertRun) close() {
+	if r.feed != nil {
+		r.places.close()
+		r.feed.Close()
+	}
 }
 
 // drain reads what happened before the command ended.
@@ -185,11 +195,24 @@ func (r *assertRun) look() error {
 	}
 	r.deadline.Look(&s.Found)
 	r.looked, r.unread = time.Now(), s.Unreadable
-	return nil
+	if r.places == nil {
+		return nil
+	}
+	leaking := make(map[*owner.Process][]uint64)
+	for _, o := range r.deadline.Overdue() {
+		if o.Process != nil && !o.Closed {
+			leaking[o.Process] = append(leaking[o.Process], o.Cookie)
+		}
+	}
+	return r.places.found(leaking)
 }
 
 // result says what was seen, also if that is not all.
 func (r *assertRun) result(o *assertOptions, status unix.WaitStatus, watched error) (*view.Assertion, error, error) {
+	if r.places != nil {
+		_, err := r.places.settled()
+		watched = errors.Join(watched, err)
+	}
 	a := &view.Assertion{Status: status.ExitStatus(), Limit: o.limit, Leaks: r.deadline.Overdue(), Unreadable: r.unread}
 	if status.Signaled() {
 		a.Signal = status.Signal()

@@ -42,6 +42,7 @@ type leaksOptions struct {
 	output    string
 	failCount int           // -1: not asked for
 	failAge   time.Duration // 0: not asked for
+	deep      bool
 }
 
 func leaksCommand(e env) *cobra.Command {
@@ -60,7 +61,8 @@ func leaksCommand(e env) *cobra.Command {
 		Long: "Names each process that holds sockets in CLOSE_WAIT, where the peer has closed and the program\n" +
 			"has not, with a verdict and the next step. One look at sock_diag and /proc, without BPF: works on\n" +
 			"any kernel and, for one's own processes, without root. --follow keeps looking, with BPF: ages are\n" +
-			"exact then, and descriptors whose connection was reset are seen dying.\n" +
+			"exact then, descriptors whose connection was reset are seen dying, and the line of code that made a\n" +
+			"socket is named; for programs without frame pointers by --deep.\n" +
 			"Ages of sockets that were there before are bounds; \"2 s to 3m05s\" means somewhere between.",
 		Example: "  afterfin leaks\n  afterfin leaks --fail-over 100 --ignore comm=worker,port=5432\n  afterfin leaks -o json | jq '.leaks[0].sockets[].fd'",
 		Args:    cobra.NoArgs,
@@ -84,6 +86,9 @@ func leaksCommand(e env) *cobra.Command {
 			if o.olderThan < 0 || o.sample < 0 || every <= 0 {
 				return usage("durations are not negative, and --every is not 0")
 			}
+			if o.deep && !followThem {
+				return usage("--deep is for what --follow sees being made")
+			}
 			if followThem {
 				return followLeaks(e, &o, every)
 			}
@@ -101,6 +106,7 @@ func leaksCommand(e env) *cobra.Command {
 	flags.StringArrayVar(&rules, "ignore", nil, "leave out what is known: comm=NAME, remote=ADDRESS[/BITS][:PORT], port=N, comma-separated if all must hold; may be given again")
 	flags.StringVar(&rulesFile, "ignore-file", "", "read such rules from this file, one a line (default "+ignoreFile+", if it is there)")
 	flags.BoolVar(&followThem, "follow", false, "keep looking, with BPF, and report anew; needs the privileges of watch")
+	flags.BoolVar(&o.deep, "deep", false, "with --follow: unwind the stacks of processes that leak, for programs without frame pointers; costs are printed")
 	flags.DurationVar(&every, "every", 10*time.Second, "with --follow: time between reports")
 	return cmd
 }
@@ -159,7 +165,7 @@ func (o *leaksOptions) parseFailOver(text string) error {
 
 // leaks looks once, or twice for --sample.
 func leaks(e env, o *leaksOptions) error {
-	r, foot, err := o.look(nil, nil)
+	r, foot, err := o.look(nil)
 	if err != nil {
 		return err
 	}
@@ -170,7 +176,7 @@ func leaks(e env, o *leaksOptions) error {
 		case <-e.ctx.Done(): // what there is, is told
 		}
 		before, apart := r.Groups, time.Since(begin)
-		if r, foot, err = o.look(nil, nil); err != nil {
+		if r, foot, err = o.look(nil); err != nil {
 			return err
 		}
 		leak.Sample(r.Groups, before, apart)
@@ -181,9 +187,8 @@ func leaks(e env, o *leaksOptions) error {
 	return o.threshold(r)
 }
 
-// look makes a report of what is there now. A memory is brought up to date from the feed
-// after the look: else it would know less than that has found. Both may be nil.
-func (o *leaksOptions) look(memory *leak.Memory, f *feed.Feed) (*leak.Report, view.LeakFoot, error) {
+// look makes a report of what is there now, completed by what was followed, if anything was.
+func (o *leaksOptions) look(l *follower) (*leak.Report, view.LeakFoot, error) {
 	cfg := survey.Config{State: o.state, NetNS: netns.NS{Inode: o.feed.Filter.NetNS, Path: o.feed.NetNSPath}}
 	if o.state == tcp.CloseWait { // the report of another state has no dead descriptors
 		cfg.Confirm = min(confirmAfter, o.olderThan)
@@ -196,17 +201,19 @@ func (o *leaksOptions) look(memory *leak.Memory, f *feed.Feed) (*leak.Report, vi
 		}
 		return nil, view.LeakFoot{}, &failure{code: code, err: err}
 	}
-	if memory != nil {
-		if err := f.Drain(memory.Apply); err != nil {
+	if l != nil {
+		if err := l.complete(&s.Found); err != nil {
 			return nil, view.LeakFoot{}, &failure{code: exitRuntime, err: err}
 		}
-		memory.Complete(&s.Found)
 	}
 	s.Sockets = slices.DeleteFunc(s.Sockets, func(c leak.Socket) bool { return !o.feed.Filter.MatchExisting(&c.Existing) })
 	s.Strays = slices.DeleteFunc(s.Strays, func(d owner.Stray) bool { return d.Known && !o.matchesStray(&d) })
 	r := leak.Make(&s.Found, o.state, o.olderThan, o.ignore)
 	r.Groups = slices.DeleteFunc(r.Groups, func(g leak.Group) bool { return !o.matches(&g) })
 	r.Parents = parents(r)
+	if l != nil {
+		r.Seen = l.seen
+	}
 	return r, view.LeakFoot{
 		NetNS: s.NetNS, Unreachable: s.Unreachable, Unreadable: s.Unreadable,
 		LastAck: s.States[tcp.LastAck], Orphans: s.Orphans.Count, MaxOrphans: s.Orphans.Max,

@@ -8,8 +8,11 @@ import (
 	"syscall"
 	"time"
 
+	"afterfin/internal/conn"
 	"afterfin/internal/event"
+	"afterfin/internal/feed"
 	"afterfin/internal/leak"
+	"afterfin/internal/owner"
 	"afterfin/internal/tcp"
 )
 
@@ -21,6 +24,8 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 	cfg.Filter.States.Add(o.state)
 	cfg.Filter.States.Add(tcp.Close) // descriptors die in any state
 	cfg.NoTimeWait = true
+	cfg.Sites.Add(o.state)
+	cfg.Deep = o.deep
 	f, err := attach(e, cfg)
 	if err != nil {
 		return err
@@ -29,7 +34,9 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 	for _, line := range readyLines(f.Start()) {
 		fmt.Fprintln(e.stderr, line)
 	}
-	memory := leak.NewMemory(o.state)
+	l := &follower{memory: leak.NewMemory(o.state), feed: f, places: openPlaces(f, o.deep, e.stderr), state: o.state,
+		seen: leak.Seen{Makes: true, Accepts: f.Tracer().Accepts(), Deep: o.deep}}
+	defer l.places.close()
 	var before []leak.Group
 	var reported time.Time
 	for {
@@ -38,14 +45,17 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 			return &failure{code: exitRuntime, err: err}
 		}
 		for i := range changes {
-			memory.Apply(&changes[i])
+			l.apply(&changes[i])
+		}
+		if err := l.places.read(); err != nil {
+			return &failure{code: exitRuntime, err: err}
 		}
 		last := e.ctx.Err() != nil
 		apart := time.Since(reported)
 		if !last && apart < every {
 			continue
 		}
-		r, foot, err := o.look(memory, f)
+		r, foot, err := o.look(l)
 		if err != nil {
 			return err
 		}
@@ -53,6 +63,9 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 			leak.Sample(r.Groups, before, apart)
 		}
 		before, reported = r.Groups, time.Now()
+		if err := l.places.found(leaking(r)); err != nil {
+			return &failure{code: exitRuntime, err: err}
+		}
 		lost, err := f.Lost()
 		if err != nil {
 			return &failure{code: exitRuntime, err: err}
@@ -70,4 +83,46 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 			return o.threshold(r)
 		}
 	}
+}
+
+// follower is what --follow knows beside each look.
+type follower struct {
+	memory *leak.Memory
+	feed   *feed.Feed
+	places *places
+	state  tcp.State
+	seen   leak.Seen
+}
+
+func (l *follower) apply(ch *conn.Change) {
+	l.memory.Apply(ch)
+	l.places.apply(ch, l.state)
+}
+
+// complete brings what was found up to date from the feed: else it would know more than we.
+func (l *follower) complete(found *leak.Found) error {
+	if err := l.feed.Drain(l.apply); err != nil {
+		return err
+	}
+	for _, cookie := range l.memory.Complete(found) {
+		l.places.gone(cookie)
+	}
+	var err error
+	found.Sites, err = l.places.settled()
+	return err
+}
+
+// leaking are the processes to look at closely: those of pools wait for nobody.
+func leaking(r *leak.Report) map[*owner.Process][]uint64 {
+	by := make(map[*owner.Process][]uint64)
+	for i := range r.Groups {
+		g := &r.Groups[i]
+		if g.Process == nil || g.Pool {
+			continue
+		}
+		for j := range g.Leaks {
+			by[g.Process] = append(by[g.Process], g.Leaks[j].Cookie)
+		}
+	}
+	return by
 }

@@ -33,7 +33,24 @@ type leakRow struct {
 	Verdict   string
 	Inherited bool
 	Pool      bool `json:"pool_like"`
+	Site      []frameRow
+	Sites     []siteRow
 	Sockets   []leakedSocket
+}
+
+// siteRow and frameRow are where sockets were made.
+type siteRow struct {
+	Count     int
+	Call, How string
+	Sure      bool
+	Named     *int
+	Note      *string
+	Frames    []frameRow
+}
+
+type frameRow struct {
+	Function, File, Module *string
+	Line                   *int64
 }
 
 type leakedSocket struct {
@@ -51,6 +68,7 @@ type leakedSocket struct {
 	Inferred  bool
 	Inherited bool
 	CarrierFD *int `json:"carrier_fd"`
+	SiteIndex *int `json:"site_index"`
 	Backlog   *struct {
 		Listener      string
 		Waiting, Size int

@@ -11,6 +11,7 @@ import (
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
+	"afterfin/internal/site"
 	"afterfin/internal/tcp"
 )
 
@@ -49,6 +50,9 @@ type Deadline struct {
 	memory *Memory
 	waits  map[uint64]*waiter // by cookie, of any process
 	over   []*waiter
+
+	// Sites are where sockets were made; nil: nobody looked.
+	Sites *site.Book
 }
 
 // waiter is one stay in CLOSE_WAIT.
@@ -81,7 +85,9 @@ func (d *Deadline) Waiting() (n int) {
 func (d *Deadline) Overdue() []Overdue {
 	var out []Overdue
 	for _, w := range d.over {
-		out = append(out, w.Overdue)
+		o := w.Overdue
+		o.Site = d.Sites.Get(o.Cookie)
+		out = append(out, o)
 	}
 	slices.SortStableFunc(out, func(a, b Overdue) int {
 		return cmp.Or(cmp.Compare(b.Age.Min, a.Age.Min), cmp.Compare(a.Cookie, b.Cookie))

@@ -10,6 +10,7 @@ import (
 
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
+	"afterfin/internal/site"
 )
 
 // Group is what one process leaks. Process is nil for what is held by nobody known.
@@ -23,8 +24,17 @@ type Group struct {
 	// Pool: few, none of them new, and all could be read as idle connections of a pool
 	// that will find out at its next use.
 	Pool bool
+	// Places are where Leaks and Dead were made, as far as that is known: first those that name
+	// the program's own code, and of these the most frequent.
+	Places []Place
 
 	young int // of Leaks
+}
+
+// Place is a line of code and how many of the sockets were made there.
+type Place struct {
+	Site  *site.Site // of the oldest of them that is sure, if there is one
+	Count int
 }
 
 // Growth is how many more there are each minute.
@@ -134,7 +144,44 @@ func (g *Group) describe(olderThan time.Duration) {
 	slices.SortFunc(g.Peers, func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), a.Remote.Compare(b.Remote))
 	})
+	g.place()
 	g.Pool = g.poolLike()
+}
+
+func (g *Group) place() {
+	at := make(map[site.Key]int)
+	add := func(s *site.Site) {
+		if s == nil {
+			return
+		}
+		i, known := at[s.Key()]
+		if !known {
+			i = len(g.Places)
+			at[s.Key()] = i
+			g.Places = append(g.Places, Place{Site: s})
+		}
+		g.Places[i].Count++
+		if s.Final() && !g.Places[i].Site.Final() {
+			g.Places[i].Site = s
+		}
+	}
+	for i := range g.Leaks {
+		add(g.Leaks[i].Site)
+	}
+	for i := range g.Dead {
+		add(g.Dead[i].Site)
+	}
+	slices.SortStableFunc(g.Places, func(a, b Place) int {
+		_, ownA := a.Site.Named()
+		_, ownB := b.Site.Named()
+		if ownA != ownB {
+			if ownA {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(b.Count, a.Count)
+	})
 }
 
 func (g *Group) poolLike() bool {

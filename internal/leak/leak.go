@@ -10,6 +10,7 @@ import (
 
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
+	"afterfin/internal/site"
 	"afterfin/internal/tcp"
 )
 
@@ -27,6 +28,8 @@ type Found struct {
 	// that hold sockets which the kernel does not name.
 	Carriers, Rings []owner.Carrier
 	Unreadable      int // processes whose descriptors were not shown
+
+	Sites *site.Book // where sockets were made; nil: nobody looked
 
 	deaths map[uint64]death // by inode, of Memory
 }
@@ -64,6 +67,7 @@ type Leak struct {
 	// Carrier is the only Unix socket, or io_uring, that it can be in, if there is no
 	// descriptor; nil: there are several, or none.
 	Carrier *owner.Carrier
+	Site    *site.Site // where in its program it was made; nil: not known
 }
 
 // Owner is the process that the leak is put down to: the oldest of the holders, of
@@ -115,7 +119,7 @@ func Judge(f *Found, state tcp.State, olderThan time.Duration) []Leak {
 		if !s.waits(state) {
 			continue
 		}
-		l := Leak{Socket: s, Age: ageOf(s, f.At, f.Tick)}
+		l := Leak{Socket: s, Age: ageOf(s, f.At, f.Tick), Site: f.Sites.Get(s.Cookie)}
 		if l.Age.Quality != Unknown && l.Age.Max < olderThan {
 			continue
 		}

@@ -8,13 +8,15 @@ import (
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
+	"afterfin/internal/site"
 	"afterfin/internal/tcp"
 )
 
 // Dead is a descriptor whose connection is gone.
 type Dead struct {
 	owner.Stray
-	At time.Duration // CLOCK_MONOTONIC at its end; 0: not seen
+	At   time.Duration // CLOCK_MONOTONIC at its end; 0: not seen
+	Site *site.Site    // as in Leak
 }
 
 // Memory keeps of the transitions what a look at the host cannot tell: when sockets
@@ -33,14 +35,19 @@ type wait struct {
 }
 
 type death struct {
-	tuple tcp.Tuple
-	at    time.Duration
+	tuple  tcp.Tuple
+	at     time.Duration
+	cookie uint64
 }
 
 // NewMemory is about sockets in one state.
 func NewMemory(state tcp.State) *Memory {
 	return &Memory{state: state, waits: make(map[uint64]wait), deaths: make(map[uint64]death)}
 }
+
+// DiedOpen: the connection is over and its descriptor still open, as the inode of its file
+// says. Of other sockets CLOSE is the end.
+func DiedOpen(ch *conn.Change) bool { return ch.To == tcp.Close && ch.SkErr != 0 && ch.Inode != 0 }
 
 // Apply takes in what changed.
 func (m *Memory) Apply(ch *conn.Change) {
@@ -54,14 +61,14 @@ func (m *Memory) Apply(ch *conn.Change) {
 			w.maker = ch.Owner
 		}
 		m.waits[ch.Cookie] = w
-	case ch.To == tcp.Close && ch.SkErr != 0 && ch.Inode != 0: // of the file, which is still open
-		m.deaths[ch.Inode] = death{ch.Tuple, ch.Mono}
+	case DiedOpen(ch):
+		m.deaths[ch.Inode] = death{ch.Tuple, ch.Mono, ch.Cookie}
 	}
 }
 
 // Complete adds what is known to what was found, and forgets what is over: sockets
-// whose end was lost, and descriptors that are closed by now.
-func (m *Memory) Complete(f *Found) {
+// whose end was lost, and descriptors that are closed by now: it gives the cookies of these.
+func (m *Memory) Complete(f *Found) (closed []uint64) {
 	found := make(map[uint64]bool, len(f.Sockets))
 	for i := range f.Sockets {
 		s := &f.Sockets[i]
@@ -91,9 +98,13 @@ func (m *Memory) Complete(f *Found) {
 		if d.at > f.Began {
 			open[inode] = d
 		}
+		if _, still := open[inode]; !still {
+			closed = append(closed, d.cookie)
+		}
 	}
 	m.deaths = open
 	f.deaths = open
+	return closed
 }
 
 // dead says which strays are dead descriptors: by what the kernel says of them, or by
@@ -103,10 +114,10 @@ func (f *Found) dead() (dead []Dead, unclear int) {
 		d, seen := f.deaths[s.Inode]
 		switch {
 		case s.Known:
-			dead = append(dead, Dead{s, d.at})
+			dead = append(dead, Dead{s, d.at, f.Sites.Get(d.cookie)})
 		case seen:
 			s.Local, s.Remote = d.tuple.Local, d.tuple.Remote
-			dead = append(dead, Dead{s, d.at})
+			dead = append(dead, Dead{s, d.at, f.Sites.Get(d.cookie)})
 		default:
 			unclear++
 		}

@@ -83,11 +83,11 @@ func TestMemoryOfDeaths(t *testing.T) {
 		dead    []Dead
 		unclear int
 	}{
-		"reset, still open":        {reset(900*sec, tcp.CloseWait), []owner.Stray{stray(11, true)}, []Dead{{stray(11, true), 900 * sec}}, 0},
-		"reset in any state":       {reset(900*sec, tcp.Established), []owner.Stray{stray(11, true)}, []Dead{{stray(11, true), 900 * sec}}, 0},
+		"reset, still open":        {reset(900*sec, tcp.CloseWait), []owner.Stray{stray(11, true)}, []Dead{{Stray: stray(11, true), At: 900 * sec}}, 0},
+		"reset in any state":       {reset(900*sec, tcp.Established), []owner.Stray{stray(11, true)}, []Dead{{Stray: stray(11, true), At: 900 * sec}}, 0},
 		"closed meanwhile":         {reset(900*sec, tcp.CloseWait), nil, nil, 0},
 		"died since the look":      {reset(1002*sec, tcp.CloseWait), nil, nil, 0},
-		"not seen, the kernel may": {nil, []owner.Stray{other}, []Dead{{other, 0}}, 0},
+		"not seen, the kernel may": {nil, []owner.Stray{other}, []Dead{{Stray: other}}, 0},
 		"neither":                  {nil, []owner.Stray{stray(11, false)}, nil, 1},
 		"closed in order":          {ch(900*sec, tcp.LastAck, tcp.Close), []owner.Stray{stray(11, false)}, nil, 1},
 	} {

@@ -23,6 +23,14 @@ type Report struct {
 	// Unclear descriptors are of TCP sockets in no dump, but whether their connection is
 	// gone, or there never was one, was not shown.
 	Unclear int
+	Seen    Seen
+}
+
+// Seen says how sockets are seen being made. The zero value: not at all.
+type Seen struct {
+	Makes   bool // by connect(), and by accept() if Accepts
+	Accepts bool
+	Deep    bool // processes that leak are looked at closely
 }
 
 // Make judges what was found and puts it down to processes. ignore may be nil.

@@ -90,6 +90,11 @@ func writeOverdue(b *strings.Builder, o *leak.Overdue) {
 	if p := o.Process; p != nil && len(p.Cmdline) > 0 {
 		fmt.Fprintf(b, "  cmd   %s\n", shorten(printable(strings.Join(p.Cmdline, " ")), 160))
 	}
+	if o.Site != nil {
+		for i, line := range placeText(o.Site, "", true) {
+			fmt.Fprintf(b, "  %-5s %s\n", first(i, "where"), line)
+		}
+	}
 	if o.Looked {
 		fmt.Fprintf(b, "  why   %s: %s\n", o.Verdict, verdictText[o.Verdict])
 	}

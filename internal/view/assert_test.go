@@ -69,10 +69,10 @@ func TestAssertionJSON(t *testing.T) {
 			`"command":["make","test"],"command_exit":137,"command_signal":"SIGKILL","max_close_wait_age_ns":2000000000,"resolution_ns":null,"leaks":[` +
 			`{"pid":41,"start_ns":90,"comm":"pay\u001b","cmdline":["./pay","--port","80"],"fd":7,"holders":[{"pid":41,"comm":"pay\u001b","fd":7,"io_uring":false}],` +
 			`"netns":9,"inode":null,"local":"10.0.0.1:80","remote":"10.0.0.2:4000","cookie":5,"side":"accept","recv_q":1,"send_q":0,` +
-			`"age_min_ns":3000000000,"age_max_ns":3000000000,"age_ns":3000000000,"age_quality":"exact","verdict":"eof_unread","inferred":false,"inherited":false,"backlog":null,"carrier_fd":null,"closed":false},` +
+			`"age_min_ns":3000000000,"age_max_ns":3000000000,"age_ns":3000000000,"age_quality":"exact","verdict":"eof_unread","inferred":false,"inherited":false,"backlog":null,"carrier_fd":null,"site_index":null,"closed":false,"site":null,"sites":[]},` +
 			`{"pid":42,"start_ns":91,"comm":"sh","cmdline":null,"fd":null,"holders":[],` +
 			`"netns":9,"inode":null,"local":"10.0.0.1:80","remote":"10.0.0.2:4000","cookie":6,"side":null,"recv_q":null,"send_q":null,` +
-			`"age_min_ns":2500000000,"age_max_ns":null,"age_ns":null,"age_quality":"bound","verdict":"unknown","inferred":false,"inherited":false,"backlog":null,"carrier_fd":null,"closed":true}],` +
+			`"age_min_ns":2500000000,"age_max_ns":null,"age_ns":null,"age_quality":"bound","verdict":"unknown","inferred":false,"inherited":false,"backlog":null,"carrier_fd":null,"site_index":null,"closed":true,"site":null,"sites":[]}],` +
 			`"time_wait":12,"max_time_wait":10,"time_wait_unplaced":1200,"unreadable":0,` +
 			`"lost":{"lost_ring":4,"lost_recursion":0,"lost_accept":0,"lost_map":0,"lost_read":0,"evicted":0}}` + "\n": failed(),
 		`{"time":"1970-01-01T00:00:01Z","leaked":false,"reason":"","exit":0,"command":["true"],"command_exit":0,"command_signal":null,` +

@@ -38,7 +38,9 @@ type overdueJSON struct {
 	Comm    *string  `json:"comm"`
 	Cmdline []string `json:"cmdline"`
 	leakSocket
-	Closed bool `json:"closed"`
+	Closed bool        `json:"closed"`
+	Site   []frameJSON `json:"site"`
+	Sites  []siteJSON  `json:"sites"` // none or one
 }
 
 // WriteAssertionJSON writes the whole answer as one document on one line.
@@ -61,6 +63,12 @@ func WriteAssertionJSON(w io.Writer, a *Assertion, at time.Time) error {
 func overdue(o *leak.Overdue) overdueJSON {
 	out := overdueJSON{leakSocket: socketJSON(&o.Leak, o.Process), Closed: o.Closed}
 	out.FD = some(o.FD, o.FD >= 0)
+	var places []leak.Place
+	if o.Site != nil {
+		places = []leak.Place{{Site: o.Site, Count: 1}}
+	}
+	out.SiteIndex = placeOf(o.Site, places)
+	out.Site, out.Sites = placesJSON(places)
 	if o.Age.Max == leak.Forever {
 		out.AgeMax = nil
 	}

@@ -79,6 +79,9 @@ func writeLeak(b *strings.Builder, r *leak.Report, g *leak.Group) {
 	for i, why := range reasons(r, g) {
 		fmt.Fprintf(b, "  %-6s %s\n", first(i, "why"), why)
 	}
+	for i, line := range whereText(r, g) {
+		fmt.Fprintf(b, "  %-6s %s\n", first(i, "where"), line)
+	}
 	for i, line := range holdersText(g) {
 		fmt.Fprintf(b, "  %-6s %s\n", first(i, "fds"), line)
 	}
@@ -171,13 +174,20 @@ func sideText(g *leak.Group) string {
 	if len(g.Leaks) == 0 {
 		return ""
 	}
-	side := g.Leaks[0].Side
+	var connect, accept bool // of others it is not known
 	for i := range g.Leaks {
-		if g.Leaks[i].Side != side {
-			return "connect and accept"
-		}
+		connect = connect || g.Leaks[i].Side == event.SideConnect
+		accept = accept || g.Leaks[i].Side == event.SideAccept
 	}
-	return sideWords[side]
+	switch {
+	case connect && accept:
+		return "connect and accept"
+	case connect:
+		return sideWords[event.SideConnect]
+	case accept:
+		return sideWords[event.SideAccept]
+	}
+	return ""
 }
 
 var sideWords = [...]string{"", "connect", "accept"}

@@ -71,6 +71,7 @@ func TestLeakBlock(t *testing.T) {
          1: data and the end of stream behind it are unread: the program stopped reading
          1: the connection is gone (reset, or timed out), the descriptor stays: never closed
          inherited: 1 of them were made by another process than those that hold them; the parent, master pid 1200, has closed them
+  where  not known: --follow names the line of code of the next one
   fds    19 44 45 46
          1 of them are also held by helper pid 4200
   next   close() on that path; a pool needs an idle timeout below the peer's
@@ -164,13 +165,13 @@ func TestLeakJSONUnknownIsNull(t *testing.T) {
 	nobody.Side = event.SideUnknown
 	doc, raw := leakJSON(t, &leak.Report{Groups: leak.GroupByProcess([]leak.Leak{nobody}, nil, 0)}, LeakFoot{Lost: &event.Lost{}})
 	group := doc["leaks"].([]any)[0].(map[string]any)
-	for _, key := range []string{"pid", "start_ns", "ppid", "comm", "cmdline", "uid", "user", "unit", "container", "oldest_ns", "oldest_min_ns", "oldest_max_ns", "fd_used", "fd_limit", "emfile_in_ns"} {
+	for _, key := range []string{"pid", "start_ns", "ppid", "comm", "cmdline", "uid", "user", "unit", "container", "oldest_ns", "oldest_min_ns", "oldest_max_ns", "fd_used", "fd_limit", "emfile_in_ns", "site"} {
 		if v, ok := group[key]; !ok || v != nil {
 			t.Errorf("%s is %v (there: %v), want null", key, v, ok)
 		}
 	}
 	socket := group["sockets"].([]any)[0].(map[string]any)
-	for _, key := range []string{"fd", "side", "age_ns", "age_min_ns", "age_max_ns", "backlog", "carrier_fd"} {
+	for _, key := range []string{"fd", "side", "age_ns", "age_min_ns", "age_max_ns", "backlog", "carrier_fd", "site_index"} {
 		if v, ok := socket[key]; !ok || v != nil {
 			t.Errorf("%s is %v (there: %v), want null", key, v, ok)
 		}

@@ -55,6 +55,8 @@ type leakGroup struct {
 	EMFILE      *int64       `json:"emfile_in_ns"`
 	Unread      uint64       `json:"unread_bytes"`
 	Peers       []peerJSON   `json:"peers"`
+	Site        []frameJSON  `json:"site"`
+	Sites       []siteJSON   `json:"sites"`
 	Advice      []string     `json:"advice"`
 	Sockets     []leakSocket `json:"sockets"`
 }
@@ -92,6 +94,7 @@ type leakSocket struct {
 	Inherited  bool         `json:"inherited"`
 	Backlog    *backlogJSON `json:"backlog"`
 	CarrierFD  *int         `json:"carrier_fd"`
+	SiteIndex  *int         `json:"site_index"` // in sites
 }
 
 type holderJSON struct {
@@ -142,15 +145,18 @@ func groupJSON(g *leak.Group) leakGroup {
 	for _, p := range g.Peers {
 		out.Peers = append(out.Peers, peerJSON{peerText(p.Remote), p.Count})
 	}
+	out.Site, out.Sites = placesJSON(g.Places)
 	for i := range g.Leaks {
 		out.Inherited = out.Inherited || g.Leaks[i].Inherited
-		out.Sockets = append(out.Sockets, socketJSON(&g.Leaks[i], g.Process))
+		socket := socketJSON(&g.Leaks[i], g.Process)
+		socket.SiteIndex = placeOf(g.Leaks[i].Site, g.Places)
+		out.Sockets = append(out.Sockets, socket)
 	}
 	for _, s := range g.Dead {
 		out.Sockets = append(out.Sockets, leakSocket{
 			FD: &s.FD, Holders: holdersJSON([]owner.Holder{s.Holder}, false), Inode: &s.Inode, NetNS: some(s.NetNS, s.NetNS != 0),
 			Local: some(s.Local.String(), s.Local.IsValid()), Remote: some(s.Remote.String(), s.Remote.IsValid()),
-			AgeQuality: leak.Unknown.String(), Verdict: leak.DeadFD.String(),
+			AgeQuality: leak.Unknown.String(), Verdict: leak.DeadFD.String(), SiteIndex: placeOf(s.Site, g.Places),
 		})
 	}
 	return out
