@@ -96,6 +96,12 @@ static __always_inline bool goes_to_time_wait(int from, int to)
 	return to == TCP_CLOSE && (from == TCP_FIN_WAIT2 || from == TCP_CLOSING);
 }
 
+static __always_inline bool wants_site(const struct sock *sk, int from, int to)
+{
+	return want_sites & 1 << (to & 31) || (to == TCP_CLOSE && sk->sk_err) ||
+	       (want_sites & 1 << TCP_TIME_WAIT && goes_to_time_wait(from, to));
+}
+
 /* Before the row of the same change, so that Go has it when that comes. */
 static __always_inline void site(void *ctx, struct sock *sk, int from, int to)
 {
@@ -107,18 +113,15 @@ static __always_inline void site(void *ctx, struct sock *sk, int from, int to)
 		remember_site(ctx, sk, AF_SIDE_CONNECT);
 		return;
 	}
-	if (from == TCP_CLOSE && to == TCP_LISTEN) { /* what it was before does not count */
-		c = conn_of(sk);
-		if (c)
-			c->stack = 0;
-		return;
-	}
-	if (!(want_sites & 1 << (to & 31)) && !(to == TCP_CLOSE && sk->sk_err) &&
-	    !(want_sites & 1 << TCP_TIME_WAIT && goes_to_time_wait(from, to)))
+	if (to != TCP_CLOSE && !wants_site(sk, from, to))
 		return;
 	c = conn_of(sk);
-	if (c)
+	if (!c)
+		return;
+	if (wants_site(sk, from, to))
 		tell_site(sk, c);
+	if (to == TCP_CLOSE) /* the socket's next life is another one */
+		c->stack = 0;
 }
 
 /* The peer may have closed before accept(): then the state has come already. */

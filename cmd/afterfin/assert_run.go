@@ -19,6 +19,7 @@ import (
 	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
+	"afterfin/internal/tracer"
 	"afterfin/internal/view"
 )
 
@@ -83,10 +84,15 @@ func (r *assertRun) open(e env, o *assertOptions) error {
 			cfg.Filter.States.Add(tcp.Close) // connect() too: it names processes in good time
 		}
 		f, err := attach(e, cfg)
+		if errors.Is(err, tracer.ErrNoRegisters) {
+			fmt.Fprintf(e.stderr, "notice: %v: lines of code go by frame pointers only\n", err)
+			cfg.Deep = false
+			f, err = attach(e, cfg)
+		}
 		var missing *failure
 		switch {
 		case err == nil:
-			r.feed, r.places = f, openPlaces(f, true, e.stderr)
+			r.feed, r.places = f, openPlaces(f, cfg.Deep, e.stderr)
 			r.deadline.Sites = r.places.book
 		case r.timeWaits != nil, !errors.As(err, &missing), missing.code != exitPrivilege && missing.code != exitFeature:
 			return err

@@ -79,6 +79,9 @@ func attach(e env, cfg feed.Config) (*feed.Feed, error) {
 	}
 	cfg.Types = e.types
 	f, err := feed.Open(cfg)
+	if errors.Is(err, tracer.ErrNoRegisters) {
+		return nil, &failure{code: exitFeature, err: fmt.Errorf("to look closely at a process (--deep): %w", err)}
+	}
 	if err != nil {
 		// What failed has a name and a remedy, if doctor can find it.
 		if known := refuse(doctor.Run()); known != nil {

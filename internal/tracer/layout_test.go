@@ -206,3 +206,12 @@ func TestSliceLayout(t *testing.T) {
 		t.Errorf("too many bytes: %v", err)
 	}
 }
+
+func TestHasHelper(t *testing.T) {
+	types := NewTypes()
+	for name, want := range map[string]bool{"BPF_FUNC_map_lookup_elem": true, "BPF_FUNC_task_pt_regs": true, "BPF_FUNC_no_such": false} {
+		if has, err := types.hasHelper(name); has != want || err != nil {
+			t.Errorf("%s: %v, %v", name, has, err)
+		}
+	}
+}

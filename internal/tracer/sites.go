@@ -22,6 +22,10 @@ const MaxArmed = 64
 // SlicesASecond is how many slices are taken of one process at most.
 const SlicesASecond = 100
 
+// ErrNoRegisters says that this kernel has no way to the registers of a task, which
+// Config.Deep takes.
+var ErrNoRegisters = errors.New("bpf_task_pt_regs (Linux 5.15) is missing")
+
 // siteFrames are what a stack has at most (AF_SITE_FRAMES).
 const siteFrames = 60
 
@@ -79,6 +83,16 @@ type deep struct {
 
 	accept *ebpf.Collection // nil where fexit sees accept() at no cost to others
 	taxing link.Link        // its one program, attached while a process is armed
+}
+
+// canDeep gives ErrNoRegisters where Arm could not work.
+func canDeep(types *Types) error {
+	if has, err := types.hasHelper("BPF_FUNC_task_pt_regs"); err != nil {
+		return fmt.Errorf("look for bpf_task_pt_regs: %w", err)
+	} else if !has {
+		return ErrNoRegisters
+	}
+	return nil
 }
 
 func (t *Tracer) openDeep(spec *ebpf.CollectionSpec, types *Types) error {

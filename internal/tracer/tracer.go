@@ -56,7 +56,7 @@ type Config struct {
 	// dies. With TIME_WAIT it is told when the mini-socket takes over.
 	Sites tcp.StateSet
 
-	// Deep: Arm works. Takes Sites.
+	// Deep: Arm works, or New gives ErrNoRegisters. Takes Sites.
 	Deep bool
 
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
@@ -108,6 +108,11 @@ func New(cfg Config) (*Tracer, error) {
 	spec, err := load()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Deep {
+		if err := canDeep(cfg.Types); err != nil {
+			return nil, err
+		}
 	}
 	if err := configure(spec, cfg); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package tracer
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf/btf"
@@ -22,6 +23,19 @@ type Types struct {
 
 // NewTypes returns Types that nothing was read of yet.
 func NewTypes() *Types { return &Types{cache: btf.NewCache()} }
+
+// hasHelper tells whether the kernel has a BPF helper, named as in enum bpf_func_id.
+func (t *Types) hasHelper(name string) (bool, error) {
+	kernel, err := t.cache.Kernel()
+	if err != nil {
+		return false, err
+	}
+	var helpers *btf.Enum
+	if err := kernel.TypeByName("bpf_func_id", &helpers); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == name }), nil
+}
 
 // culprits gives the place of each function in the map of that name, and reads
 // the BTF beside it: both take their time.
