@@ -192,6 +192,17 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	o := newOutcome(j, s.print)
 	s.note("%s: %s starts", name, j.image.release)
 	err := boot(ctx, j, log, o.take)
+	if errors.Is(err, errPanicked) && !o.started() {
+		// No test has begun. With two CPUs the emulator now and then runs an instruction that the
+		// other CPU is just patching, and the kernel dies at its start.
+		kept := log + ".first"
+		s.note("%s: %v before it came to our init: once more (boot log: %s)", name, err, kept)
+		if renamed := os.Rename(log, kept); renamed != nil {
+			s.note("%v", renamed)
+		}
+		o = newOutcome(j, s.print)
+		err = boot(ctx, j, log, o.take)
+	}
 	if ctx.Err() != nil {
 		return
 	}
