@@ -83,6 +83,21 @@ func TestC(t *testing.T) {
 	}
 }
 
+// A function's name and the line of another one that was put into it do not belong together:
+// the line is where the function begins, and the other one is told apart.
+func TestInlinedFromAnotherFile(t *testing.T) {
+	path := compile(t, "inlined.c", "-gdwarf-4", "-no-pie")
+	s := startC(t, "", path)
+	want := Frame{Function: "leak_here", File: "testdata/inlined.c", Line: s.line, Module: path, Offset: s.call - 1, Quality: Symbol}
+	got := resolve(t, s.pid, 0, s.call)[1]
+	if !strings.HasSuffix(got.Note, "library.h:7 is inlined there") {
+		t.Errorf("note %q", got.Note)
+	}
+	if got.Note = ""; got != want {
+		t.Errorf("the call is %+v, want %+v", got, want)
+	}
+}
+
 // A container has its own files and its own pids: the debug file and the perf map are
 // in its root, the latter by the pid that the program itself has.
 func TestContainer(t *testing.T) {

@@ -91,9 +91,9 @@ func (t *symbolTable) parse(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// find gives the name of the function that covers an address. Of several the one
-// that begins last counts, then the one a person would use.
-func (t *symbolTable) find(address uint64) (name string, ok bool) {
+// find gives the name of the function that covers an address, and where it begins. Of
+// several the one that begins last counts, then the one a person would use.
+func (t *symbolTable) find(address uint64) (name string, begin uint64, ok bool) {
 	const maxBack = 4096 // symbols to look at: one that covers far more than its own code may hide others
 	i := sort.Search(len(t.symbols), func(i int) bool { return t.symbols[i].addr > address }) - 1
 	var best elfSymbol
@@ -110,7 +110,7 @@ func (t *symbolTable) find(address uint64) (name string, ok bool) {
 			best, name, ok = s, text, true
 		}
 	}
-	return name, ok
+	return name, best.addr, ok
 }
 
 // better tells which of two names for the same code is the public one: accept, not

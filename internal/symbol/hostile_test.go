@@ -281,7 +281,7 @@ func FuzzSymbols(f *testing.F) {
 		if err := table.parse(t.Context(), data); err != nil {
 			t.Fatal(err)
 		}
-		if name, ok := table.find(address); ok {
+		if name, _, ok := table.find(address); ok {
 			demangled(name)
 		}
 	})

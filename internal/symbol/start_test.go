@@ -82,7 +82,12 @@ func run(t testing.TB, env []string, name string, args ...string) {
 // gcc compiles the C program.
 func gcc(t testing.TB, flags ...string) string {
 	t.Helper()
+	return compile(t, "site.c", flags...)
+}
+
+func compile(t testing.TB, source string, flags ...string) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "site")
-	run(t, nil, "gcc", append(flags, "-O2", "-o", path, "testdata/site.c")...)
+	run(t, nil, "gcc", append(flags, "-O2", "-o", path, "testdata/"+source)...)
 	return path
 }

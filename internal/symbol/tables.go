@@ -5,6 +5,7 @@ package symbol
 import (
 	"context"
 	"debug/elf"
+	"fmt"
 	"path/filepath"
 
 	"afterfin/internal/image"
@@ -52,15 +53,19 @@ func (t *tables) frames(ctx, limited context.Context, img *image.Image, frame Fr
 		t.readSymbols(limited, img)
 		t.triedSymbols = ctx.Err() == nil
 	}
+	var begin uint64
 	for _, table := range t.symbols {
-		if name, ok := table.find(frame.Offset); ok {
-			frame.Function, frame.Quality = demangled(name), Symbol
+		if name, at, ok := table.find(frame.Offset); ok {
+			frame.Function, frame.Quality, begin = demangled(name), Symbol, at
 			break
 		}
 	}
 	for _, table := range t.lines {
 		if file, line, ok := table.find(limited, frame.Offset); ok {
 			frame.File, frame.Line = file, line
+			if own, first, ok := table.find(limited, begin); ok && frame.Function != "" && own != file {
+				return []Frame{inlined(frame, own, first)}
+			}
 			break
 		}
 	}
@@ -73,6 +78,15 @@ func (t *tables) frames(ctx, limited context.Context, img *image.Image, frame Fr
 		frame.Note = "no symbol covers it"
 	}
 	return []Frame{frame}
+}
+
+// inlined is for a line that is in another file than the beginning of its function: the
+// compiler has put some other function in there, whose line it is. Which line of the
+// function that stands for is in .debug_info, which is not read.
+func inlined(frame Frame, file string, line int) Frame {
+	frame.Note = bounded(fmt.Sprintf("the line is where the function begins; %s:%d is inlined there", frame.File, frame.Line))
+	frame.File, frame.Line = file, line
+	return frame
 }
 
 func (t *tables) failed(err error) {

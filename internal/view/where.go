@@ -98,7 +98,7 @@ func placeText(s *site.Site, count string, deep bool) []string {
 
 // isMain: who calls main, or a test, is of no interest.
 func isMain(f *symbol.Frame) bool {
-	return f.Function == "main" || f.Function == "main.main" || f.Function == "testing.tRunner"
+	return f.Function == "main" || f.Function == "main.main" || f.Function == "testing.tRunner" || strings.HasSuffix(f.Function, "::main")
 }
 
 func hint(deep bool, what string) string {

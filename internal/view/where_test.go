@@ -38,6 +38,11 @@ var (
 	unwound = &site.Site{Call: event.SideAccept, How: site.ByUnwinding, Frames: []symbol.Frame{
 		only("accept", "/lib/libc.so.6"), only("serve", "/usr/bin/served"), only("main", "/usr/bin/served"), only("__libc_start_main", "/lib/libc.so.6"),
 	}}
+	rust = &site.Site{Call: event.SideConnect, How: site.ByUnwinding, Frames: []symbol.Frame{
+		only("connect", "/lib/libc.so.6"),
+		{Function: "pay::Client::get", File: "/build/src/client.rs", Line: 9, Module: "/srv/pay", Quality: symbol.Symbol},
+		line("pay::main", "/build/src/main.rs", 27, "/srv/pay"), line("std::rt::lang_start", "src/rt.rs", 206, "/srv/pay"),
+	}}
 	noPointers = &site.Site{Call: event.SideConnect, Frames: []symbol.Frame{only("connect", "/lib/libc.so.6")}}
 	someFrames = &site.Site{Call: event.SideConnect, Frames: []symbol.Frame{only("connect", "/lib/libc.so.6"), only("serve", "/usr/bin/served")}}
 	python     = &site.Site{Call: event.SideConnect, How: site.ByUnwinding, Frames: []symbol.Frame{
@@ -62,6 +67,7 @@ func TestWhereText(t *testing.T) {
 			"no stack yet of 1 other: older than afterfin; the next one of its kind will be caught",
 		}},
 		"unwound":           {deep, 0, []*site.Site{unwound}, []string{"serve  served   (1 of 1, accept)", "← main  served"}},
+		"Rust":              {deep, 0, []*site.Site{rust}, []string{"pay::Client::get  begins at src/client.rs:9   (1 of 1, connect)", "← pay::main  src/main.rs:27"}},
 		"no frame pointers": {followed, 0, []*site.Site{noPointers}, []string{"connect  libc.so.6   (1 of 1, connect)   the program keeps no frame pointers: --deep finds the callers"}},
 		"yet, with --deep":  {deep, 0, []*site.Site{noPointers}, []string{"connect  libc.so.6   (1 of 1, connect)   the program keeps no frame pointers"}},
 		"perhaps not all":   {followed, 0, []*site.Site{someFrames}, []string{"serve  served   (1 of 1, connect)   by frame pointers, callers may be missing: --deep is sure"}},
