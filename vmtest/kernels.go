@@ -97,6 +97,9 @@ func (k *kernel) guestEnv(l *lane) []string {
 	env = append(env, fmt.Sprintf("AFTERFIN_TEST_NOISE=%d", l.cpus-1))
 	if l.cpus > 1 { // in real time an emulated CPU may come late to its tick, and jiffies stand still
 		env = append(env, "AFTERFIN_TEST_LATE_TICKS=3")
+		// Nor is it held up only between its programs: one that walks all descriptors holds a file
+		// meanwhile, whose close() then takes effect when it goes on.
+		env = append(env, "AFTERFIN_TEST_HELD_UP=50")
 	}
 	if k.preempt {
 		env = append(env, "AFTERFIN_TEST_PREEMPTS=1")

@@ -17,6 +17,7 @@ import (
 const (
 	wantAccept      = "AFTERFIN_TEST_ACCEPT"      // what must see accept() and TIME_WAIT: fexit (and fentry), or none
 	lateTicks       = "AFTERFIN_TEST_LATE_TICKS"  // by how many jiffies the kernel's clock of timers may lag
+	heldUp          = "AFTERFIN_TEST_HELD_UP"     // by how many ms a walk over all descriptors may delay what a close() does
 	preempts        = "AFTERFIN_TEST_PREEMPTS"    // 1: programs may be preempted, and then skipped for others
 	wantLacks       = "AFTERFIN_TEST_LACKS"       // the doctor check that must fail, with exit code 5
 	noiseSize       = "AFTERFIN_TEST_NOISE"       // busy processes beside the scenes, 4 without
