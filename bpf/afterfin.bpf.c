@@ -15,10 +15,12 @@ struct af_wire {
 	struct af_holder holder;
 	struct af_site site;
 	struct af_slice slice;
+	struct af_timer timer;
 	enum af_how how;
 	enum af_side side;
 	enum af_accepted accepted;
 	enum af_cause cause;
+	enum af_measure measure;
 };
 const struct af_wire *af_wire __attribute__((unused));
 
@@ -96,8 +98,11 @@ int BPF_PROG(twsk_alloc, struct sock *sk, void *death_row, int state, struct ine
 SEC("fentry/__inet_twsk_schedule")
 int BPF_PROG(twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
 {
+	__u64 mini = argument(ctx, 0);
+
+	learn_len((void *)mini, timeo);
 	if (rearm)
-		mini_armed(argument(ctx, 0), ARMED_AGAIN);
+		mini_armed(mini, ARMED_AGAIN);
 	return 0;
 }
 
@@ -112,8 +117,12 @@ int BPF_PROG(twsk_kill, struct inet_timewait_sock *tw)
 SEC("tp_btf/timer_start")
 int BPF_PROG(timer_start, struct timer_list *timer)
 {
-	if ((__u64)timer->function == tw_timer_handler)
-		mini_armed(mini_of_timer(ctx), ARMED_SOMEHOW);
+	if ((__u64)timer->function == tw_timer_handler) {
+		__u64 mini = mini_of_timer(ctx);
+
+		learn_len((void *)mini, timer->expires - bpf_jiffies64());
+		mini_armed(mini, ARMED_SOMEHOW);
+	}
 	return 0;
 }
 
@@ -159,6 +168,19 @@ int tcp_sockets(struct bpf_iter__tcp *ctx)
 		mptcp_listener(skc);
 	else if (skc->skc_state == TCP_TIME_WAIT)
 		mini_found(argument(&ctx->sk_common, 0));
+	return 0;
+}
+
+/* The timer of each mini-socket of one network namespace, and at last the clock. */
+SEC("iter/tcp")
+int timers(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *skc = ctx->sk_common;
+
+	if (!skc)
+		tell_timer(ctx->meta->seq, 0);
+	else if (skc->skc_state == TCP_TIME_WAIT)
+		tell_timer(ctx->meta->seq, argument(&ctx->sk_common, 0));
 	return 0;
 }
 

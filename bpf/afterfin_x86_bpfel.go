@@ -22,10 +22,14 @@ const (
 	AfterfinMapCounters          = "counters"
 	AfterfinMapEvents            = "events"
 	AfterfinMapHalfway           = "halfway"
+	AfterfinMapHistograms        = "histograms"
+	AfterfinMapMakers            = "makers"
 	AfterfinMapMinis             = "minis"
+	AfterfinMapPeers             = "peers"
 	AfterfinMapSlices            = "slices"
 	AfterfinMapStacks            = "stacks"
 	AfterfinMapTaking            = "taking"
+	AfterfinMapTallies           = "tallies"
 	AfterfinProgAcceptArgs2      = "accept_args2"
 	AfterfinProgAcceptArgs4      = "accept_args4"
 	AfterfinProgHolders          = "holders"
@@ -38,10 +42,12 @@ const (
 	AfterfinProgTimerCancel      = "timer_cancel"
 	AfterfinProgTimerExpireEntry = "timer_expire_entry"
 	AfterfinProgTimerStart       = "timer_start"
+	AfterfinProgTimers           = "timers"
 	AfterfinProgTwskAlloc        = "twsk_alloc"
 	AfterfinProgTwskKill         = "twsk_kill"
 	AfterfinProgTwskSchedule     = "twsk_schedule"
 	AfterfinVarAfWire            = "af_wire"
+	AfterfinVarCounting          = "counting"
 	AfterfinVarCulprits          = "culprits"
 	AfterfinVarCulpritsN         = "culprits_n"
 	AfterfinVarExactOwner        = "exact_owner"
@@ -50,15 +56,18 @@ const (
 	AfterfinVarSeesMinis         = "sees_minis"
 	AfterfinVarSelfTgid          = "self_tgid"
 	AfterfinVarTickNs            = "tick_ns"
+	AfterfinVarTimewaitJiffies   = "timewait_jiffies"
 	AfterfinVarTwTimerHandler    = "tw_timer_handler"
 	AfterfinVarWakeupBytes       = "wakeup_bytes"
 	AfterfinVarWantComm          = "want_comm"
+	AfterfinVarWantCounts        = "want_counts"
 	AfterfinVarWantFamily        = "want_family"
 	AfterfinVarWantLports        = "want_lports"
 	AfterfinVarWantLportsN       = "want_lports_n"
 	AfterfinVarWantNetns         = "want_netns"
 	AfterfinVarWantPids          = "want_pids"
 	AfterfinVarWantPidsN         = "want_pids_n"
+	AfterfinVarWantRows          = "want_rows"
 	AfterfinVarWantRports        = "want_rports"
 	AfterfinVarWantRportsN       = "want_rports_n"
 	AfterfinVarWantSites         = "want_sites"
@@ -120,6 +129,7 @@ type AfterfinProgramSpecs struct {
 	TimerCancel      *ebpf.ProgramSpec `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.ProgramSpec `ebpf:"timer_expire_entry"`
 	TimerStart       *ebpf.ProgramSpec `ebpf:"timer_start"`
+	Timers           *ebpf.ProgramSpec `ebpf:"timers"`
 	TwskAlloc        *ebpf.ProgramSpec `ebpf:"twsk_alloc"`
 	TwskKill         *ebpf.ProgramSpec `ebpf:"twsk_kill"`
 	TwskSchedule     *ebpf.ProgramSpec `ebpf:"twsk_schedule"`
@@ -129,45 +139,53 @@ type AfterfinProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinMapSpecs struct {
-	Armed    *ebpf.MapSpec `ebpf:"armed"`
-	ByCookie *ebpf.MapSpec `ebpf:"by_cookie"`
-	Conns    *ebpf.MapSpec `ebpf:"conns"`
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Events   *ebpf.MapSpec `ebpf:"events"`
-	Halfway  *ebpf.MapSpec `ebpf:"halfway"`
-	Minis    *ebpf.MapSpec `ebpf:"minis"`
-	Slices   *ebpf.MapSpec `ebpf:"slices"`
-	Stacks   *ebpf.MapSpec `ebpf:"stacks"`
-	Taking   *ebpf.MapSpec `ebpf:"taking"`
+	Armed      *ebpf.MapSpec `ebpf:"armed"`
+	ByCookie   *ebpf.MapSpec `ebpf:"by_cookie"`
+	Conns      *ebpf.MapSpec `ebpf:"conns"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Halfway    *ebpf.MapSpec `ebpf:"halfway"`
+	Histograms *ebpf.MapSpec `ebpf:"histograms"`
+	Makers     *ebpf.MapSpec `ebpf:"makers"`
+	Minis      *ebpf.MapSpec `ebpf:"minis"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Slices     *ebpf.MapSpec `ebpf:"slices"`
+	Stacks     *ebpf.MapSpec `ebpf:"stacks"`
+	Taking     *ebpf.MapSpec `ebpf:"taking"`
+	Tallies    *ebpf.MapSpec `ebpf:"tallies"`
 }
 
 // AfterfinVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AfterfinVariableSpecs struct {
-	AfWire         *ebpf.VariableSpec `ebpf:"af_wire"`
-	Culprits       *ebpf.VariableSpec `ebpf:"culprits"`
-	CulpritsN      *ebpf.VariableSpec `ebpf:"culprits_n"`
-	ExactOwner     *ebpf.VariableSpec `ebpf:"exact_owner"`
-	JiffiesBegin   *ebpf.VariableSpec `ebpf:"jiffies_begin"`
-	Seeding        *ebpf.VariableSpec `ebpf:"seeding"`
-	SeesMinis      *ebpf.VariableSpec `ebpf:"sees_minis"`
-	SelfTgid       *ebpf.VariableSpec `ebpf:"self_tgid"`
-	TickNs         *ebpf.VariableSpec `ebpf:"tick_ns"`
-	TwTimerHandler *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
-	WakeupBytes    *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
-	WantComm       *ebpf.VariableSpec `ebpf:"want_comm"`
-	WantFamily     *ebpf.VariableSpec `ebpf:"want_family"`
-	WantLports     *ebpf.VariableSpec `ebpf:"want_lports"`
-	WantLportsN    *ebpf.VariableSpec `ebpf:"want_lports_n"`
-	WantNetns      *ebpf.VariableSpec `ebpf:"want_netns"`
-	WantPids       *ebpf.VariableSpec `ebpf:"want_pids"`
-	WantPidsN      *ebpf.VariableSpec `ebpf:"want_pids_n"`
-	WantRports     *ebpf.VariableSpec `ebpf:"want_rports"`
-	WantRportsN    *ebpf.VariableSpec `ebpf:"want_rports_n"`
-	WantSites      *ebpf.VariableSpec `ebpf:"want_sites"`
-	WantSlices     *ebpf.VariableSpec `ebpf:"want_slices"`
-	WantStates     *ebpf.VariableSpec `ebpf:"want_states"`
+	AfWire          *ebpf.VariableSpec `ebpf:"af_wire"`
+	Counting        *ebpf.VariableSpec `ebpf:"counting"`
+	Culprits        *ebpf.VariableSpec `ebpf:"culprits"`
+	CulpritsN       *ebpf.VariableSpec `ebpf:"culprits_n"`
+	ExactOwner      *ebpf.VariableSpec `ebpf:"exact_owner"`
+	JiffiesBegin    *ebpf.VariableSpec `ebpf:"jiffies_begin"`
+	Seeding         *ebpf.VariableSpec `ebpf:"seeding"`
+	SeesMinis       *ebpf.VariableSpec `ebpf:"sees_minis"`
+	SelfTgid        *ebpf.VariableSpec `ebpf:"self_tgid"`
+	TickNs          *ebpf.VariableSpec `ebpf:"tick_ns"`
+	TimewaitJiffies *ebpf.VariableSpec `ebpf:"timewait_jiffies"`
+	TwTimerHandler  *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
+	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
+	WantComm        *ebpf.VariableSpec `ebpf:"want_comm"`
+	WantCounts      *ebpf.VariableSpec `ebpf:"want_counts"`
+	WantFamily      *ebpf.VariableSpec `ebpf:"want_family"`
+	WantLports      *ebpf.VariableSpec `ebpf:"want_lports"`
+	WantLportsN     *ebpf.VariableSpec `ebpf:"want_lports_n"`
+	WantNetns       *ebpf.VariableSpec `ebpf:"want_netns"`
+	WantPids        *ebpf.VariableSpec `ebpf:"want_pids"`
+	WantPidsN       *ebpf.VariableSpec `ebpf:"want_pids_n"`
+	WantRows        *ebpf.VariableSpec `ebpf:"want_rows"`
+	WantRports      *ebpf.VariableSpec `ebpf:"want_rports"`
+	WantRportsN     *ebpf.VariableSpec `ebpf:"want_rports_n"`
+	WantSites       *ebpf.VariableSpec `ebpf:"want_sites"`
+	WantSlices      *ebpf.VariableSpec `ebpf:"want_slices"`
+	WantStates      *ebpf.VariableSpec `ebpf:"want_states"`
 }
 
 // AfterfinObjects contains all objects after they have been loaded into the kernel.
@@ -190,16 +208,20 @@ func (o *AfterfinObjects) Close() error {
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinMaps struct {
-	Armed    *ebpf.Map `ebpf:"armed"`
-	ByCookie *ebpf.Map `ebpf:"by_cookie"`
-	Conns    *ebpf.Map `ebpf:"conns"`
-	Counters *ebpf.Map `ebpf:"counters"`
-	Events   *ebpf.Map `ebpf:"events"`
-	Halfway  *ebpf.Map `ebpf:"halfway"`
-	Minis    *ebpf.Map `ebpf:"minis"`
-	Slices   *ebpf.Map `ebpf:"slices"`
-	Stacks   *ebpf.Map `ebpf:"stacks"`
-	Taking   *ebpf.Map `ebpf:"taking"`
+	Armed      *ebpf.Map `ebpf:"armed"`
+	ByCookie   *ebpf.Map `ebpf:"by_cookie"`
+	Conns      *ebpf.Map `ebpf:"conns"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Halfway    *ebpf.Map `ebpf:"halfway"`
+	Histograms *ebpf.Map `ebpf:"histograms"`
+	Makers     *ebpf.Map `ebpf:"makers"`
+	Minis      *ebpf.Map `ebpf:"minis"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Slices     *ebpf.Map `ebpf:"slices"`
+	Stacks     *ebpf.Map `ebpf:"stacks"`
+	Taking     *ebpf.Map `ebpf:"taking"`
+	Tallies    *ebpf.Map `ebpf:"tallies"`
 }
 
 func (m *AfterfinMaps) Close() error {
@@ -210,10 +232,14 @@ func (m *AfterfinMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Halfway,
+		m.Histograms,
+		m.Makers,
 		m.Minis,
+		m.Peers,
 		m.Slices,
 		m.Stacks,
 		m.Taking,
+		m.Tallies,
 	)
 }
 
@@ -221,29 +247,33 @@ func (m *AfterfinMaps) Close() error {
 //
 // It can be passed to LoadAfterfinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AfterfinVariables struct {
-	AfWire         *ebpf.Variable `ebpf:"af_wire"`
-	Culprits       *ebpf.Variable `ebpf:"culprits"`
-	CulpritsN      *ebpf.Variable `ebpf:"culprits_n"`
-	ExactOwner     *ebpf.Variable `ebpf:"exact_owner"`
-	JiffiesBegin   *ebpf.Variable `ebpf:"jiffies_begin"`
-	Seeding        *ebpf.Variable `ebpf:"seeding"`
-	SeesMinis      *ebpf.Variable `ebpf:"sees_minis"`
-	SelfTgid       *ebpf.Variable `ebpf:"self_tgid"`
-	TickNs         *ebpf.Variable `ebpf:"tick_ns"`
-	TwTimerHandler *ebpf.Variable `ebpf:"tw_timer_handler"`
-	WakeupBytes    *ebpf.Variable `ebpf:"wakeup_bytes"`
-	WantComm       *ebpf.Variable `ebpf:"want_comm"`
-	WantFamily     *ebpf.Variable `ebpf:"want_family"`
-	WantLports     *ebpf.Variable `ebpf:"want_lports"`
-	WantLportsN    *ebpf.Variable `ebpf:"want_lports_n"`
-	WantNetns      *ebpf.Variable `ebpf:"want_netns"`
-	WantPids       *ebpf.Variable `ebpf:"want_pids"`
-	WantPidsN      *ebpf.Variable `ebpf:"want_pids_n"`
-	WantRports     *ebpf.Variable `ebpf:"want_rports"`
-	WantRportsN    *ebpf.Variable `ebpf:"want_rports_n"`
-	WantSites      *ebpf.Variable `ebpf:"want_sites"`
-	WantSlices     *ebpf.Variable `ebpf:"want_slices"`
-	WantStates     *ebpf.Variable `ebpf:"want_states"`
+	AfWire          *ebpf.Variable `ebpf:"af_wire"`
+	Counting        *ebpf.Variable `ebpf:"counting"`
+	Culprits        *ebpf.Variable `ebpf:"culprits"`
+	CulpritsN       *ebpf.Variable `ebpf:"culprits_n"`
+	ExactOwner      *ebpf.Variable `ebpf:"exact_owner"`
+	JiffiesBegin    *ebpf.Variable `ebpf:"jiffies_begin"`
+	Seeding         *ebpf.Variable `ebpf:"seeding"`
+	SeesMinis       *ebpf.Variable `ebpf:"sees_minis"`
+	SelfTgid        *ebpf.Variable `ebpf:"self_tgid"`
+	TickNs          *ebpf.Variable `ebpf:"tick_ns"`
+	TimewaitJiffies *ebpf.Variable `ebpf:"timewait_jiffies"`
+	TwTimerHandler  *ebpf.Variable `ebpf:"tw_timer_handler"`
+	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`
+	WantComm        *ebpf.Variable `ebpf:"want_comm"`
+	WantCounts      *ebpf.Variable `ebpf:"want_counts"`
+	WantFamily      *ebpf.Variable `ebpf:"want_family"`
+	WantLports      *ebpf.Variable `ebpf:"want_lports"`
+	WantLportsN     *ebpf.Variable `ebpf:"want_lports_n"`
+	WantNetns       *ebpf.Variable `ebpf:"want_netns"`
+	WantPids        *ebpf.Variable `ebpf:"want_pids"`
+	WantPidsN       *ebpf.Variable `ebpf:"want_pids_n"`
+	WantRows        *ebpf.Variable `ebpf:"want_rows"`
+	WantRports      *ebpf.Variable `ebpf:"want_rports"`
+	WantRportsN     *ebpf.Variable `ebpf:"want_rports_n"`
+	WantSites       *ebpf.Variable `ebpf:"want_sites"`
+	WantSlices      *ebpf.Variable `ebpf:"want_slices"`
+	WantStates      *ebpf.Variable `ebpf:"want_states"`
 }
 
 // AfterfinPrograms contains all programs after they have been loaded into the kernel.
@@ -262,6 +292,7 @@ type AfterfinPrograms struct {
 	TimerCancel      *ebpf.Program `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.Program `ebpf:"timer_expire_entry"`
 	TimerStart       *ebpf.Program `ebpf:"timer_start"`
+	Timers           *ebpf.Program `ebpf:"timers"`
 	TwskAlloc        *ebpf.Program `ebpf:"twsk_alloc"`
 	TwskKill         *ebpf.Program `ebpf:"twsk_kill"`
 	TwskSchedule     *ebpf.Program `ebpf:"twsk_schedule"`
@@ -281,6 +312,7 @@ func (p *AfterfinPrograms) Close() error {
 		p.TimerCancel,
 		p.TimerExpireEntry,
 		p.TimerStart,
+		p.Timers,
 		p.TwskAlloc,
 		p.TwskKill,
 		p.TwskSchedule,

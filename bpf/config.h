@@ -30,6 +30,12 @@ const volatile __u32 want_sites;
 /* Take slices of the stack of processes in `armed`. */
 const volatile bool want_slices = false;
 
+/* Count what becomes of TIME_WAIT (count.h). */
+const volatile bool want_counts = false;
+
+/* Tell rows from and to these states (bit 1 << TCP_x). */
+const volatile __u32 want_rows = ~0U;
+
 /* Filters. A count of 0, a zero or an empty name lets everything pass. */
 const volatile __u16 want_lports[AF_MAX_PORTS];
 const volatile __u16 want_rports[AF_MAX_PORTS];
@@ -65,6 +71,9 @@ bool sees_minis;
 
 /* Set by Go while sockets older than us are looked at, see by_cookie. */
 bool seeding;
+
+/* Set by Go for as long as it wants counts: they begin at 0 then. */
+bool counting;
 
 /* Our own tgid: a file whose last reference the iterator drops is closed by us, not by its owner. */
 __u32 self_tgid;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* emit.h: filter, reserve, fill, submit; what does not fit is counted. */
+/* emit.h: filter, then count, or reserve, fill, submit; what does not fit is counted as lost. */
 #ifndef AFTERFIN_EMIT_H
 #define AFTERFIN_EMIT_H
 
-#include "filter.h"
+#include "count.h"
 
 /* The ring is lock-free: CPUs may step over the exact byte together, so the mark is this wide. */
 #define WAKEUP_MARK (64 * sizeof(struct af_transition))
@@ -24,6 +24,10 @@ __noinline int tell(const struct af_transition *t)
 	struct af_transition *slot;
 
 	if (!t || !wanted(t))
+		return 0;
+	if (want_counts && counting)
+		count_row(t);
+	if (!(want_rows & (1U << t->from | 1U << t->to)))
 		return 0;
 	slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
 	if (!slot) {

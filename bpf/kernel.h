@@ -137,6 +137,8 @@ struct tcp_sock {
 	bool is_mptcp; /* only with CONFIG_MPTCP */
 	__u32 rcv_nxt;
 	__u32 copied_seq; /* what the program has read */
+	__u32 data_segs_in;
+	__u32 data_segs_out;
 	int linger2;
 };
 

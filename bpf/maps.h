@@ -132,6 +132,43 @@ struct {
 	__type(value, struct owner);
 } by_cookie SEC(".maps");
 
+/*
+ * Counts instead of rows, only with want_counts (else Go makes them small): by netns, by what
+ * is measured, and two rankings. Inserted and counted up by whoever would tell a row; read by
+ * tracer.Tracer once at the end; deleted by nobody. A netns without room is counted as lost,
+ * a maker or peer without room in its tally.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct af_tally);
+} tallies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AF_MEASURES);
+	__type(key, __u32);
+	__type(value, struct af_histogram);
+} histograms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16 << 10);
+	__type(key, struct af_maker);
+	__type(value, struct af_ranked);
+} makers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64 << 10);
+	__type(key, struct af_peer);
+	__type(value, struct af_ranked);
+} peers SEC(".maps");
+
 /* Both sides set their own bit; who finds the other one set tells the end. */
 #define MINI_TOLD 1 /* →CLOSE of its socket was seen: `row` has owner and side */
 #define MINI_ENDED 2

@@ -22,6 +22,7 @@ struct look {
 	bool unread; /* there is data that nobody has read */
 	bool fin; /* SOCK_DONE: the peer's FIN came in */
 	__u8 shutdown; /* sk_shutdown */
+	__u32 exchanges; /* at most, in a connection that we close; only with want_counts */
 };
 
 /* False where nobody is to be named: a kernel thread. */

@@ -67,10 +67,22 @@ static __always_inline __u64 started(struct inet_timewait_sock *tw, __u64 length
 	return jiffies_begin + (BPF_CORE_READ(tw, tw_timer.expires) - length) * tick_ns;
 }
 
-/* TCP_TIMEWAIT_LEN in jiffies, include/net/tcp.h */
+/* TCP_TIMEWAIT_LEN in jiffies, as last seen; until then the one of include/net/tcp.h. */
+__u64 timewait_jiffies;
+
 static __always_inline __u64 timewait_len(void)
 {
-	return 60ULL * 1000000000 / tick_ns;
+	return timewait_jiffies ? timewait_jiffies : 60ULL * 1000000000 / tick_ns;
+}
+
+/*
+ * The timer of tw is set to run that much later. There are kernels with another length than
+ * 60 s. A tick may come between the two readings that make it up: the longest is the true one.
+ */
+static __always_inline void learn_len(struct inet_timewait_sock *tw, __u64 length)
+{
+	if (length > timewait_jiffies && length < 1U << 31 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
+		timewait_jiffies = length;
 }
 
 /* The row of a mini-socket whose beginning was not seen. */
@@ -289,6 +301,22 @@ __noinline int culprit_at(__u64 address)
 			return culprits[c].cause;
 	}
 	return AF_CAUSE_UNKNOWN;
+}
+
+/* The timer of a mini-socket, for Go to say when it will end; without one, the clock. */
+static __always_inline void tell_timer(struct seq_file *seq, __u64 address)
+{
+	struct inet_timewait_sock *tw = (void *)address;
+	struct af_timer t = {.kind = AF_KIND_TIMER};
+
+	if (tw) {
+		t.substate = BPF_CORE_READ(tw, tw_substate);
+		t.cookie = cookie_of_mini(tw);
+		t.expires = BPF_CORE_READ(tw, tw_timer.expires);
+	}
+	t.jiffies = bpf_jiffies64();
+	t.mono_ns = bpf_ktime_get_ns();
+	bpf_seq_write(seq, &t, sizeof(t));
 }
 
 /* Whoever is innermost on the stack of a mini-socket's end. */

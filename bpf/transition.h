@@ -41,6 +41,15 @@ static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
 	}
 }
 
+/* A request and its answer take a segment with data each way, at least. */
+static __always_inline void look_at_use(struct look *l, struct sock *sk)
+{
+	__u32 in = BPF_CORE_READ((struct tcp_sock *)sk, data_segs_in);
+	__u32 out = BPF_CORE_READ((struct tcp_sock *)sk, data_segs_out);
+
+	l->exchanges = in < out ? in : out;
+}
+
 /*
  * Everything that is read of the socket, before anything is decided. Nothing here depends on
  * what the change is: each branch that did would be walked by the verifier once for all that
@@ -62,6 +71,8 @@ static __always_inline void look_at(struct af_transition *t, struct look *l, str
 	fill_ports(t, sk);
 	if (t->to == TCP_CLOSE)
 		look_at_end(l, sk);
+	if (want_counts && t->to == TCP_FIN_WAIT1)
+		look_at_use(l, sk);
 	if (sock) {
 		l->held = true;
 		file = sock->file;
@@ -142,6 +153,8 @@ static __always_inline void tell_change(struct af_transition *t, const struct co
 			return;
 		t->cause = cause_of_close(t, c, l);
 	}
+	if (want_counts && t->from == TCP_ESTABLISHED && t->to == TCP_FIN_WAIT1)
+		count_life(t, l->exchanges);
 	tell(t);
 }
 

@@ -17,6 +17,7 @@ enum af_kind {
 	AF_KIND_HOLDER = 2, /* task_file iterator: struct af_holder */
 	AF_KIND_SITE = 3, /* ring buffer: struct af_site */
 	AF_KIND_SLICE = 4, /* ring buffer of its own: struct af_slice */
+	AF_KIND_TIMER = 5, /* iterator over mini-sockets: struct af_timer */
 };
 
 /* How the owner of a socket was learnt. */
@@ -33,6 +34,7 @@ enum af_side {
 	AF_SIDE_UNKNOWN = 0,
 	AF_SIDE_CONNECT = 1,
 	AF_SIDE_ACCEPT = 2,
+	AF_SIDES = 3,
 };
 
 enum af_accepted {
@@ -62,6 +64,7 @@ enum af_cause {
 	AF_CAUSE_OVERFLOW = 13, /* tcp_max_tw_buckets reached: no TIME_WAIT. Go tells, from the netns's counter */
 	AF_CAUSE_DISCONNECTED = 14, /* connect(AF_UNSPEC) */
 	AF_CAUSE_LISTENER_CLOSED = 15, /* in the accept queue */
+	AF_CAUSES = 16,
 };
 
 #define AF_RESTARTS_UNKNOWN 0xffff
@@ -145,6 +148,75 @@ struct af_slice {
 	__u8 bytes[AF_SLICE_BYTES];
 };
 
+/* The timer of a mini-socket, in jiffies as the kernel has it; cookie 0: none, the clock alone. */
+struct af_timer {
+	__u32 kind;
+	__u32 substate; /* TCP_TIME_WAIT, or TCP_FIN_WAIT2 of an orphan */
+	__u64 cookie;
+	__u64 expires; /* as set: the wheel rounds it up */
+	__u64 jiffies; /* now */
+	__u64 mono_ns; /* now */
+};
+
+/* What became of TIME_WAIT in one netns; per CPU, to be added up. */
+struct af_tally {
+	__u64 entered[AF_SIDES];
+	__u64 ended[AF_CAUSES];
+	__u64 halfway_ended[AF_CAUSES]; /* mini-sockets of orphans that died in FIN_WAIT2 */
+	__u64 restarted; /* of those that ended: how many had 2MSL begin anew */
+	__u64 restarts; /* and how often */
+	__u64 restarts_unknown; /* of so many that is not known */
+	__u64 makers_left_out; /* entries whose maker found no room among those ranked */
+	__u64 peers_left_out;
+};
+
+/* What is ranked by how many TIME_WAIT it made. */
+struct af_maker {
+	__u64 start_ns;
+	__u32 netns;
+	__u32 pid; /* 0: not known */
+	__u32 side;
+	__u32 pad;
+};
+
+struct af_peer {
+	__u8 remote[16];
+	__u32 netns;
+	__u32 side;
+	__u32 port; /* ours if it connected to us, else theirs */
+	__u32 pad;
+};
+
+struct af_ranked {
+	__u64 count;
+	__u8 comm[AF_COMM_LEN];
+};
+
+/*
+ * Values by their size. Each one has a slot up to 255, from there on 128 slots share what lies
+ * between two powers of two, so a slot is at most 0.8 % wide. The last one has all from 2^36 on.
+ */
+#define AF_SLOT_BITS 7
+#define AF_SLOTS 3840
+
+struct af_histogram {
+	__u64 most;
+	__u64 least; /* inverted, so that 0 is none here too */
+	__u32 slots[AF_SLOTS];
+};
+
+/* Index of the map `histograms`. */
+enum af_measure {
+	AF_EXPIRED_EXACT = 0, /* TIME_WAIT that ended by its timer, in us */
+	AF_EXPIRED_BOUND = 1, /* the same, where it began before us: at least so long */
+	AF_CUT_EXACT = 2, /* TIME_WAIT that something else ended, in us */
+	AF_CUT_BOUND = 3,
+	AF_LIVES = 4, /* ESTABLISHED, of connections that were closed from our side first, in us */
+	AF_EXCHANGES = 5, /* the lesser of the segments with data sent and received, of the same */
+	AF_MEASURES = 6,
+};
+
+_Static_assert(sizeof(struct af_timer) == 40, "a hole or a changed record");
 _Static_assert(sizeof(struct af_slice) == 48 + 256 + AF_SLICE_BYTES, "a hole or a changed record");
 _Static_assert(sizeof(struct af_site) == 40, "a hole or a changed record");
 _Static_assert(sizeof(struct af_transition) == 120, "a hole or a changed record");

@@ -23,14 +23,19 @@ type filterFlags struct {
 }
 
 func (f *filterFlags) register(flags *pflag.FlagSet) {
+	f.registerNetwork(flags)
 	flags.StringVarP(&f.pids, "pid", "p", "", "only sockets owned by these processes, e.g. 4121,4122")
+	flags.StringVar(&f.states, "state", "", "only changes from or to these states, e.g. close-wait,LAST_ACK")
+	flags.StringVar(&f.comm, "comm", "", "only sockets of processes with this name")
+}
+
+// registerNetwork registers those that say nothing about the owner or the state.
+func (f *filterFlags) registerNetwork(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.lports, "lport", "L", "", "only these local ports, e.g. 80,443")
 	flags.StringVarP(&f.rports, "rport", "D", "", "only these remote ports")
 	flags.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4 (v4-mapped included)")
 	flags.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
-	flags.StringVar(&f.states, "state", "", "only changes from or to these states, e.g. close-wait,LAST_ACK")
 	flags.StringVar(&f.netns, "netns", "", "only this network namespace: inode number, path, or name as in ip netns")
-	flags.StringVar(&f.comm, "comm", "", "only sockets of processes with this name")
 }
 
 // parse checks everything before anything is attached. Errors are usage errors.

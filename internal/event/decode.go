@@ -25,12 +25,14 @@ const (
 	kindHolder     = 2
 	kindSite       = 3
 	kindSlice      = 4
+	kindTimer      = 5
 
 	transitionSize = 120
 	siteSize       = 40
 	sliceHeader    = 304
 	sliceBytes     = 16 << 10
 	HolderSize     = 40 // of one record in the stream of the holders iterator
+	TimerSize      = 40 // and of the timers iterator
 )
 
 var order = binary.LittleEndian
@@ -125,6 +127,20 @@ func DecodeHolder(raw []byte, h *Holder) error {
 	copy(h.Owner.Comm[:], raw[24:40])
 	h.Owner.How = HowFD
 	return nil
+}
+
+// DecodeTimer reads one struct af_timer, with errors as above.
+func DecodeTimer(raw []byte) (MiniTimer, error) {
+	if err := check(raw, TimerSize, kindTimer); err != nil {
+		return MiniTimer{}, err
+	}
+	return MiniTimer{
+		Halfway: tcp.State(order.Uint32(raw[4:])) == tcp.FinWait2,
+		Cookie:  order.Uint64(raw[8:]),
+		Expires: order.Uint64(raw[16:]),
+		Jiffies: order.Uint64(raw[24:]),
+		Mono:    time.Duration(order.Uint64(raw[32:])),
+	}, nil
 }
 
 // addr reads 16 bytes in network order, v4-mapped as IPv4.

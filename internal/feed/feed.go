@@ -31,6 +31,8 @@ type Config struct {
 	NetNSPath  string       // with Filter.NetNS: how to enter it
 	Sites      tcp.StateSet // as in tracer.Config
 	Deep       bool
+	Counts     bool // as in tracer.Config; without Rows nothing is kept of single sockets
+	Rows       tcp.StateSet
 	Types      *tracer.Types
 }
 
@@ -78,7 +80,10 @@ func Open(cfg Config) (*Feed, error) {
 		f.start.CallBefore = tracer.CallCost()
 	}
 	var err error
-	if f.tracer, err = tracer.New(tracer.Config{Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Sites: cfg.Sites, Deep: cfg.Deep, Types: cfg.Types}); err != nil {
+	if f.tracer, err = tracer.New(tracer.Config{
+		Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Sites: cfg.Sites, Deep: cfg.Deep,
+		Counts: cfg.Counts, Rows: cfg.Rows, Types: cfg.Types,
+	}); err != nil {
 		return nil, err
 	}
 	f.start.Hooks = f.tracer.Hooks()

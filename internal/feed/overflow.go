@@ -3,12 +3,9 @@
 package feed
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"afterfin/internal/clock"
@@ -182,39 +179,9 @@ func countIn(ns netns.NS) (c *overflowCount) {
 // kernel does not show it.
 func readOverflows() *overflowCount {
 	c := &overflowCount{at: clock.Mono(), known: true}
-	text, err := os.ReadFile("/proc/thread-self/net/netstat") // not net/: that is the main thread's
-	if err != nil {
-		return nil
-	}
-	var ok bool
-	if c.value, ok = parseOverflows(text); !ok {
+	var err error
+	if c.value, err = netns.TimeWaitOverflows(); err != nil {
 		return nil
 	}
 	return c
-}
-
-// parseOverflows finds the counter in the two lines of /proc/net/netstat that begin
-// with TcpExt: its names, then its numbers.
-func parseOverflows(netstat []byte) (uint64, bool) {
-	var names []string
-	for line := range bytes.Lines(netstat) {
-		group, rest, ok := bytes.Cut(line, []byte{':'})
-		if !ok || string(group) != "TcpExt" {
-			continue
-		}
-		if names == nil {
-			for name := range bytes.FieldsSeq(rest) {
-				names = append(names, string(name))
-			}
-			continue
-		}
-		i := slices.Index(names, "TCPTimeWaitOverflow")
-		numbers := bytes.Fields(rest)
-		if i < 0 || i >= len(numbers) {
-			return 0, false
-		}
-		n, err := strconv.ParseUint(string(numbers[i]), 10, 64)
-		return n, err == nil
-	}
-	return 0, false
 }

@@ -40,7 +40,7 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	for _, ns := range spaces {
 		err := netns.Do(ns, func() error {
 			f.overflows.begin(ns, readOverflows())
-			return f.dump(&cfg.Filter)
+			return f.dump(&cfg)
 		})
 		switch {
 		case err == nil:
@@ -55,7 +55,11 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	}
 	f.netns = len(entered)
 
-	if err := t.Seed(func(h *event.Holder) { f.holders = append(f.holders, *h) }); err != nil {
+	if err := t.Seed(func(h *event.Holder) {
+		if cfg.keeps() {
+			f.holders = append(f.holders, *h)
+		}
+	}); err != nil {
 		return nil, err
 	}
 	for _, ns := range entered {
@@ -66,14 +70,20 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	return f, nil
 }
 
-func (f *found) dump(filter *event.Filter) error {
+// keeps: is there a table to fill? Counting needs the dump and the walk for what they tell
+// the kernel side.
+func (cfg *Config) keeps() bool { return cfg.Rows != 0 || !cfg.Counts }
+
+func (f *found) dump(cfg *Config) error {
 	return sockdiag.Dump(tcp.Live, func(e *event.Existing) {
-		if filter.MatchExisting(e) {
+		if cfg.Filter.MatchExisting(e) {
 			f.states[e.State]++
 			if e.State == tcp.TimeWait {
 				f.left = max(f.left, e.Left)
 			}
-			f.sockets = append(f.sockets, *e)
+			if cfg.keeps() {
+				f.sockets = append(f.sockets, *e)
+			}
 		}
 	})
 }

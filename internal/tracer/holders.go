@@ -18,7 +18,7 @@ import (
 // each that is a TCP socket. On the way it gives an owner to each socket that has
 // none, or only its listener's: later rows carry it. fn must not keep h.
 func (t *Tracer) Holders(fn func(h *event.Holder)) error {
-	return walk(t.holders, func(raw []byte) error {
+	return walk(t.holders, event.HolderSize, func(raw []byte) error {
 		var h event.Holder
 		if err := event.DecodeHolder(raw, &h); err != nil {
 			return err
@@ -42,17 +42,18 @@ func (t *Tracer) Seed(fn func(h *event.Holder)) error {
 // SeedSockets gives their owners to the MPTCP listeners of the calling thread's
 // netns, and notes its mini-sockets. Call it after Seed.
 func (t *Tracer) SeedSockets() error {
-	return walk(t.sockets, func([]byte) error { return nil })
+	return walk(t.sockets, 1, func([]byte) error { return nil })
 }
 
-func walk(it *link.Iter, fn func(raw []byte) error) error {
+// walk runs an iterator, which calls fn with each of its records, of that many bytes.
+func walk(it *link.Iter, size int, fn func(raw []byte) error) error {
 	stream, err := it.Open()
 	if err != nil {
 		return plain("open iterator", err)
 	}
 	defer stream.Close()
 	in := bufio.NewReaderSize(stream, 64<<10)
-	raw := make([]byte, event.HolderSize)
+	raw := make([]byte, size)
 	for {
 		if _, err := io.ReadFull(in, raw); errors.Is(err, io.EOF) {
 			return nil

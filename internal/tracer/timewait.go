@@ -134,7 +134,7 @@ func (t *Tracer) LookForMoves() error {
 	}
 	var cookie, address uint64
 	if t.coll.Maps["halfway"].Iterate().Next(&cookie, &address) { // is there any?
-		return walk(t.moves, func([]byte) error { return nil })
+		return walk(t.moves, 1, func([]byte) error { return nil })
 	}
 	return nil
 }

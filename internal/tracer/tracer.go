@@ -59,6 +59,12 @@ type Config struct {
 	// Deep: Arm works, or New gives ErrNoRegisters. Takes Sites.
 	Deep bool
 
+	// Counts: count what becomes of TIME_WAIT (Tracer.StartCounting), and tell no rows but those
+	// from and to the states of Rows. Filter.PIDs, Filter.Comm and Filter.States do not go with
+	// it: they would leave some uncounted, or count what nobody is known to own.
+	Counts bool
+	Rows   tcp.StateSet
+
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
 	Types *Types
 }
@@ -87,7 +93,7 @@ type Tracer struct {
 	record ringbuf.Record
 	hooks  []Hook
 
-	holders, sockets, moves *link.Iter // also in links
+	holders, sockets, moves, timers *link.Iter // also in links
 
 	timewait      *ebpf.Collection // nil where TIME_WAIT is not seen
 	looksForMoves bool
@@ -96,6 +102,7 @@ type Tracer struct {
 	stacks    map[uint64][]uint64
 	deep      *deep // nil: Arm does not work
 	undecoded uint64
+	records   uint64 // that came through the ring
 }
 
 // New loads and attaches. Rows begin to gather in the ring at once. Errors name
@@ -119,7 +126,7 @@ func New(cfg Config) (*Tracer, error) {
 	}
 	noTimeWait := configureTimeWait(spec, cfg)
 	base := spec.Copy()
-	keep(base, "set_state", "set_state_skipped", "holders", "tcp_sockets", "moves")
+	keep(base, "set_state", "set_state_skipped", "holders", "tcp_sockets", "moves", "timers")
 	coll, err := ebpf.NewCollectionWithOptions(base, ebpf.CollectionOptions{Cache: cfg.Types.cache})
 	if err != nil {
 		return nil, plain("load", err)
@@ -137,14 +144,12 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error)
 	if t.ring, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
 		return plain("open ring", err)
 	}
-	if t.holders, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["holders"]}); err != nil {
-		return plain("attach holders", err)
+	for name, it := range map[string]**link.Iter{"holders": &t.holders, "tcp_sockets": &t.sockets, "timers": &t.timers} {
+		if *it, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs[name]}); err != nil {
+			return plain("attach "+name, err)
+		}
+		t.links = append(t.links, *it)
 	}
-	t.links = append(t.links, t.holders)
-	if t.sockets, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["tcp_sockets"]}); err != nil {
-		return plain("attach tcp_sockets", err)
-	}
-	t.links = append(t.links, t.sockets)
 	if t.moves, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs["moves"], Map: t.coll.Maps["halfway"]}); err != nil {
 		return plain("attach moves", err)
 	}
@@ -190,11 +195,23 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	copy(comm[:len(comm)-1], f.Comm)
 
 	spec.Maps["events"].MaxEntries = RingBytes
+	if cfg.Counts && cfg.Rows == 0 {
+		spec.Maps["events"].MaxEntries = uint32(os.Getpagesize())
+	}
+	if !cfg.Counts {
+		for _, name := range []string{"tallies", "histograms", "makers", "peers"} {
+			spec.Maps[name].MaxEntries = 1
+		}
+	}
 	if cfg.Sites == 0 {
 		spec.Maps["stacks"].MaxEntries = 1
 	}
 	if cfg.Deep {
 		spec.Maps["slices"].MaxEntries = sliceRingBytes
+	}
+	rows := ^uint32(0)
+	if cfg.Counts {
+		rows = uint32(cfg.Rows)
 	}
 	for name, value := range map[string]any{
 		"wakeup_bytes": uint64(RingBytes / 4),
@@ -208,6 +225,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"want_comm":   comm,
 		"want_sites":  uint32(cfg.Sites),
 		"want_slices": cfg.Deep,
+		"want_counts": cfg.Counts,
+		"want_rows":   rows,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -261,6 +280,7 @@ func (t *Tracer) Read(dst []event.Transition) (int, error) {
 		case err != nil:
 			return n, fmt.Errorf("read ring: %w", err)
 		}
+		t.records++
 		if event.IsSite(t.record.RawSample) {
 			t.readSite()
 			continue
