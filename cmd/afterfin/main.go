@@ -28,6 +28,7 @@ type env struct {
 	stdout   io.Writer
 	stderr   io.Writer
 	terminal bool   // stdout is one
+	watched  bool   // stderr is one
 	abort    func() // end at once, with exitRuntime: a write to stdout never returns
 	getenv   func(string) string
 	types    *tracer.Types // shared by tests; nil: parsed for each tracer and dropped
@@ -72,7 +73,7 @@ func main() {
 		ending = append(ending, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ending...)
-	_, notTerminal := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
+	isTerminal := func(f *os.File) bool { _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); return err == nil }
 	// A second signal kills, but not at once: timeout(1) sends its own twice.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	code := run(env{
@@ -81,7 +82,8 @@ func main() {
 		stdin:    os.Stdin,
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
-		terminal: notTerminal == nil,
+		terminal: isTerminal(os.Stdout),
+		watched:  isTerminal(os.Stderr),
 		abort:    func() { os.Exit(exitRuntime) },
 		getenv:   os.Getenv,
 	}, os.Args[1:])
@@ -100,7 +102,7 @@ func run(e env, args []string) int {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), doctorCommand(e), versionCommand(e))
+	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), doctorCommand(e), versionCommand(e))
 	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

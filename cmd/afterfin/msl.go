@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"afterfin/internal/clock"
+	"afterfin/internal/conn"
+	"afterfin/internal/doctor"
+	"afterfin/internal/event"
+	"afterfin/internal/feed"
+	"afterfin/internal/lab"
+	"afterfin/internal/netns"
+	"afterfin/internal/tcp"
+	"afterfin/internal/timewait"
+	"afterfin/internal/tracer"
+	"afterfin/internal/view"
+)
+
+// maxConnections is what one port has room for, of the default ip_local_port_range, and some.
+const maxConnections = 10_000
+
+// overdue is how long after its predicted end a TIME_WAIT is given up.
+const overdue = 10 * time.Second
+
+func mslCommand(e env) *cobra.Command {
+	var (
+		output string
+		n      int
+		chart  string
+	)
+	cmd := &cobra.Command{
+		Use:   "msl",
+		Short: "Measure how long TIME_WAIT (2MSL) lasts on this kernel, against its timer wheel",
+		Long: "Makes connections in a network namespace of its own and measures how long each stays in\n" +
+			"TIME_WAIT: about a minute. Next to it stands what the kernel's timer wheel lets expect, which\n" +
+			"rounds the 60 s of TCP_TIMEWAIT_LEN up by as much as 2 s (HZ=250) or 5 s (HZ=100). The kernel's\n" +
+			"HZ is counted and its length of TIME_WAIT read from its timers: neither is assumed.",
+		Example: "  afterfin msl\n  afterfin msl --connections 512 --chart 2msl.svg",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			if n < 1 || n > maxConnections {
+				return usage("--connections: %d is not from 1 to %d", n, maxConnections)
+			}
+			return msl(e, n, output, chart)
+		},
+	}
+	addOutput(cmd, &output)
+	cmd.Flags().IntVarP(&n, "connections", "n", 64, "measure so many, their timers spread over a bucket of the wheel")
+	cmd.Flags().StringVar(&chart, "chart", "", "draw them into this SVG file")
+	return cmd
+}
+
+func msl(e env, n int, output, chart string) error {
+	var picture *os.File
+	if chart != "" { // a file that cannot be written is to be known before the minute
+		var err error
+		if picture, err = os.Create(chart); err != nil {
+			return &failure{code: exitRuntime, err: fmt.Errorf("--chart: %w", err)}
+		}
+		defer picture.Close()
+	}
+	if err := refuse(doctor.Quick()); err != nil {
+		return err
+	}
+	ns, err := lab.NewNetNS()
+	if err != nil {
+		code, hint := exitRuntime, ""
+		if errors.Is(err, unix.EPERM) {
+			code, hint = exitPrivilege, "run as root (sudo), or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+		}
+		return &failure{code: code, err: err, hint: hint}
+	}
+	defer ns.Close()
+	cfg := feed.Config{Filter: event.Filter{NetNS: ns.Inode()}, NetNSPath: ns.Path()}
+	cfg.Filter.States.Add(tcp.TimeWait)
+	f, err := attach(e, cfg)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
+		return err
+	}
+	m := &measurement{env: e, ns: netns.NS{Inode: ns.Inode(), Path: ns.Path()}, feed: f, wheel: timewait.Wheel{Tick: clock.Jiffy()}, made: make(map[uint64]*making)}
+	report, err := m.run(n)
+	if err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	if picture != nil {
+		if err := errors.Join(view.WriteChart(picture, []timewait.Run{report.Run}), picture.Close()); err != nil {
+			return &failure{code: exitRuntime, err: fmt.Errorf("--chart: %w", err)}
+		}
+	}
+	write := view.WriteMSL
+	if output == "json" {
+		write = view.WriteMSLJSON
+	}
+	if err := pipeGone(write(e.stdout, report)); err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	return nil
+}
+
+// measurement is one run of msl.
+type measurement struct {
+	env   env
+	ns    netns.NS
+	feed  *feed.Feed
+	wheel timewait.Wheel
+	made  map[uint64]*making // by cookie
+	order []*making
+	ended int
+	drawn time.Duration // when the progress was shown last
+}
+
+// making is one TIME_WAIT: its beginning and its end come through the ring, what its timer is
+// set to is read in between.
+type making struct {
+	entered, ended time.Duration // CLOCK_MONOTONIC; 0: not yet
+	expires        uint64        // jiffies; 0: not read yet
+	cause          event.Cause
+}
+
+func (m *measurement) run(n int) (*view.MSL, error) {
+	begin, err := m.tick()
+	if err != nil {
+		return nil, err
+	}
+	if err := netns.Do(m.ns, func() error { return m.leave(n) }); err != nil {
+		return nil, err
+	}
+	if err := m.read(n); err != nil {
+		return nil, err
+	}
+	if err := m.await(begin); err != nil {
+		return nil, err
+	}
+	end, err := m.tick()
+	if err != nil {
+		return nil, err
+	}
+	return m.report(begin, end)
+}
+
+// leave makes n connections. The first one tells how long TIME_WAIT is here, and so how wide
+// the bucket of the wheel is that the others are spread over.
+func (m *measurement) leave(n int) error {
+	c, err := lab.NewCloser()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Leave(); err != nil {
+		return err
+	}
+	var ahead uint64
+	for begin := clock.Mono(); ahead == 0; {
+		if clock.Mono()-begin > overdue {
+			return errors.New("no TIME_WAIT came of a connection that was closed")
+		}
+		err := m.feed.Tracer().Timers(func(t event.MiniTimer) {
+			if t.Cookie != 0 && !t.Halfway {
+				ahead = t.Expires - t.Jiffies
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.Spread(n-1, m.wheel.Bucket(time.Duration(ahead)*m.wheel.Tick)/time.Duration(n))
+}
+
+// read takes in the beginnings from the ring, then the timers.
+func (m *measurement) read(n int) error {
+	for begin := clock.Mono(); len(m.order) < n; {
+		if clock.Mono()-begin > overdue {
+			return fmt.Errorf("%d of %d connections came to TIME_WAIT", len(m.order), n)
+		}
+		if err := m.next(); err != nil {
+			return err
+		}
+	}
+	return m.timers(func(t event.MiniTimer) {
+		if x := m.made[t.Cookie]; x != nil {
+			x.expires = t.Expires
+		}
+	})
+}
+
+// timers is Tracer.Timers in our netns.
+func (m *measurement) timers(fn func(event.MiniTimer)) error {
+	return netns.Do(m.ns, func() error { return m.feed.Tracer().Timers(fn) })
+}
+
+func (m *measurement) next() error {
+	changes, _, err := m.feed.Next()
+	if err != nil {
+		return err
+	}
+	for i := range changes {
+		m.take(&changes[i])
+	}
+	if m.env.ctx.Err() != nil {
+		return fmt.Errorf("stopped when %d of %d TIME_WAIT had ended: nothing is measured before", m.ended, len(m.order))
+	}
+	return nil
+}
+
+func (m *measurement) take(ch *conn.Change) {
+	switch {
+	case ch.To == tcp.TimeWait:
+		x := &making{entered: ch.Mono}
+		m.made[ch.Cookie] = x
+		m.order = append(m.order, x)
+	case m.made[ch.Cookie] != nil:
+		x := m.made[ch.Cookie]
+		x.ended, x.cause = ch.Mono, ch.Cause
+		m.ended++
+	}
+}
+
+// await takes in the ends. Where a timer is late by more than its bucket allows, something
+// else is wrong.
+func (m *measurement) await(at tick) error {
+	var last time.Duration
+	for _, x := range m.order {
+		last = max(last, at.of(m.runs(x, at), m.wheel.Tick))
+	}
+	for m.ended < len(m.order) {
+		now := clock.Mono()
+		if now > last+overdue {
+			return fmt.Errorf("%d of %d TIME_WAIT are still there, %s after the last one was due", len(m.order)-m.ended, len(m.order), view.Duration(now-last))
+		}
+		m.progress(now, last)
+		if err := m.next(); err != nil {
+			return err
+		}
+	}
+	m.progress(last, last)
+	return nil
+}
+
+// runs gives the jiffy at which a timer is to run.
+func (m *measurement) runs(x *making, at tick) uint64 {
+	return timewait.Runs(x.expires, x.expires-at.jiffy(x.entered, m.wheel.Tick))
+}
+
+const progressWidth = 40
+
+// progress draws a bar, where somebody watches.
+func (m *measurement) progress(now, last time.Duration) {
+	if !m.env.watched || now-m.drawn < 200*time.Millisecond && now != last {
+		return
+	}
+	m.drawn = now
+	first := m.order[0].entered
+	done := int(progressWidth * float64(now-first) / float64(last-first))
+	done = min(max(done, 0), progressWidth)
+	fmt.Fprintf(m.env.stderr, "\r%s%s %d of %d ended, %d s to go ", strings.Repeat("█", done), strings.Repeat("░", progressWidth-done),
+		m.ended, len(m.order), max(0, int((last-now+time.Second-1)/time.Second)))
+	if now == last {
+		fmt.Fprintln(m.env.stderr)
+	}
+}
+
+func (m *measurement) report(begin, end tick) (*view.MSL, error) {
+	r := &view.MSL{Counted: end.since(begin), ByCause: make(map[string]uint64)}
+	r.Kernel, r.Arch = view.Kernel()
+	r.HZ = int(r.Counted + 0.5)
+	if claimed := int((time.Second + m.wheel.Tick/2) / m.wheel.Tick); r.HZ != claimed {
+		return nil, fmt.Errorf("%.2f ticks a second were counted, and the kernel's coarse clock claims %d", r.Counted, claimed)
+	}
+	at := begin.earlier(end, m.wheel.Tick)
+	lengths := make(map[uint64]int)
+	for _, x := range m.order {
+		lengths[x.expires-at.jiffy(x.entered, m.wheel.Tick)]++
+	}
+	var ahead uint64 // a tick may have come between a beginning and its timer: what most have is right
+	for length, n := range lengths {
+		if n > lengths[ahead] || n == lengths[ahead] && length < ahead {
+			ahead = length
+		}
+	}
+	r.Nominal = time.Duration(ahead) * m.wheel.Tick
+	r.Bucket = m.wheel.Bucket(r.Nominal)
+	for _, x := range m.order {
+		r.ByCause[x.cause.String()]++
+		if x.cause == event.CauseExpired { // what else ended one says nothing about its length
+			r.Samples = append(r.Samples, timewait.Sample{
+				Phase:     time.Duration(x.expires%uint64(r.Bucket/m.wheel.Tick)) * m.wheel.Tick,
+				Measured:  x.ended - x.entered,
+				Predicted: at.of(timewait.Runs(x.expires, ahead), m.wheel.Tick) - x.entered,
+			})
+		}
+	}
+	var err error
+	r.Lost, err = m.feed.Lost()
+	return r, err
+}
+
+// tick is a moment right after a jiffy began.
+type tick struct {
+	jiffies uint64
+	mono    time.Duration
+}
+
+// edges are how many ticks are waited for: a reading takes a fraction of a millisecond, of
+// which the tick may have come at any time.
+const edges = 8
+
+// tick waits for some, reading the kernel's clock without a break, and gives the one that was
+// seen soonest.
+func (m *measurement) tick() (at tick, err error) {
+	err = netns.Do(m.ns, func() error {
+		var before, now tick
+		for seen := 0; seen < edges; before = now {
+			err := m.feed.Tracer().Timers(func(t event.MiniTimer) { now = tick{t.Jiffies, t.Mono} })
+			if err != nil {
+				return err
+			}
+			switch {
+			case before.jiffies == 0 || before.jiffies == now.jiffies:
+			case at.jiffies == 0:
+				at = now
+				seen++
+			default:
+				at = at.earlier(now, m.wheel.Tick)
+				seen++
+			}
+		}
+		return nil
+	})
+	return at, err
+}
+
+// since counts the ticks a second.
+func (t tick) since(begin tick) float64 {
+	return float64(t.jiffies-begin.jiffies) / (t.mono - begin.mono).Seconds()
+}
+
+// of gives when a jiffy begins. The kernel's ticks are those of CLOCK_MONOTONIC.
+func (t tick) of(jiffy uint64, length time.Duration) time.Duration {
+	return t.mono + time.Duration(int64(jiffy-t.jiffies))*length
+}
+
+// jiffy gives the one that a moment is in.
+func (t tick) jiffy(at, length time.Duration) uint64 {
+	ahead := at - t.mono
+	if ahead < 0 {
+		ahead -= length - 1
+	}
+	return t.jiffies + uint64(int64(ahead/length))
+}
+
+// earlier is the one of two that was seen sooner after its jiffy began.
+func (t tick) earlier(o tick, length time.Duration) tick {
+	if o.of(t.jiffies, length) < t.mono {
+		return o
+	}
+	return t
+}
