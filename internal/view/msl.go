@@ -27,11 +27,11 @@ func WriteMSL(w io.Writer, m *MSL) error {
 	tick := time.Second / time.Duration(m.HZ)
 	fmt.Fprintf(&b, "2MSL of Linux %s (%s), %d connections in a netns of their own\n", printable(m.Kernel), m.Arch, len(m.Samples))
 	fmt.Fprintf(&b, "  HZ         %d (%.2f ticks a second were counted)\n", m.HZ, m.Counted)
-	fmt.Fprintf(&b, "  timer      set to %s, run at the next multiple of %s (%d jiffies)\n", seconds(m.Nominal), seconds(m.Bucket), m.Bucket/tick)
-	fmt.Fprintf(&b, "  predicted  %s to %s\n", seconds(m.PredictedMin()), seconds(m.PredictedMax()))
+	fmt.Fprintf(&b, "  timer      set to %s, run at the next multiple of %s (%d jiffies)\n", millis(m.Nominal), millis(m.Bucket), m.Bucket/tick)
+	fmt.Fprintf(&b, "  predicted  %s to %s\n", millis(m.PredictedMin()), millis(m.PredictedMax()))
 	if len(m.Samples) > 0 {
 		l := m.Lengths()
-		fmt.Fprintf(&b, "  measured   min %s   median %s   max %s\n", seconds(l[0]), seconds(median(l)), seconds(l[len(l)-1]))
+		fmt.Fprintf(&b, "  measured   min %s   median %s   max %s\n", millis(l[0]), millis(median(l)), millis(l[len(l)-1]))
 		fmt.Fprintf(&b, "  worst      %s\n", offText(m.Worst(), tick))
 	}
 	for cause, n := range m.ByCause {
@@ -52,8 +52,8 @@ func offText(off, tick time.Duration) string {
 	return fmt.Sprintf("%s %s than predicted (a jiffy is %s)", Duration(off.Abs()), how, Duration(tick))
 }
 
-// seconds to the millisecond: what a jiffy makes is to be seen.
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
+// millis are seconds to the millisecond: what a jiffy makes is to be seen.
+func millis(d time.Duration) string { return seconds(d, 3) + " s" }
 
 // median of what is sorted.
 func median(l []time.Duration) time.Duration { return (l[(len(l)-1)/2] + l[len(l)/2]) / 2 }
