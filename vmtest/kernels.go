@@ -101,6 +101,9 @@ func (k *kernel) guestEnv(l *lane) []string {
 		// meanwhile, whose close() then takes effect when it goes on.
 		env = append(env, "AFTERFIN_TEST_HELD_UP=50")
 	}
+	if l.cpus == 1 {
+		env = append(env, "AFTERFIN_TEST_VIRTUAL=1")
+	}
 	if k.preempt {
 		env = append(env, "AFTERFIN_TEST_PREEMPTS=1")
 	}

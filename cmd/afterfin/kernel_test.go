@@ -22,6 +22,8 @@ const (
 	wantLacks       = "AFTERFIN_TEST_LACKS"       // the doctor check that must fail, with exit code 5
 	noiseSize       = "AFTERFIN_TEST_NOISE"       // busy processes beside the scenes, 4 without
 	loadConnections = "AFTERFIN_TEST_CONNECTIONS" // of each thread under load, 100,000 without
+	virtualTime     = "AFTERFIN_TEST_VIRTUAL"     // 1: time goes on as instructions do, so nothing comes late
+	timeWaitLength  = "AFTERFIN_TEST_TIMEWAIT"    // seconds of a kernel that was built with another TCP_TIMEWAIT_LEN
 	specimenDir     = "AFTERFIN_TEST_SPECIMEN"    // where the C programs are already built; elsewhere a test builds them
 )
 

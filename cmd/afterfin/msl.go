@@ -93,6 +93,9 @@ func msl(e env, n int, output, chart string) error {
 	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
 		return err
 	}
+	for _, line := range hookNotices(f.Start()) {
+		fmt.Fprintln(e.stderr, line)
+	}
 	m := &measurement{env: e, ns: netns.NS{Inode: ns.Inode(), Path: ns.Path()}, feed: f, wheel: timewait.Wheel{Tick: clock.Jiffy()}, made: make(map[uint64]*making)}
 	report, err := m.run(n)
 	if err != nil {
@@ -238,6 +241,7 @@ func (m *measurement) await(at tick) error {
 	for _, x := range m.order {
 		last = max(last, at.of(m.runs(x, at), m.wheel.Tick))
 	}
+	fmt.Fprintf(m.env.stderr, "%d connections are in TIME_WAIT; the last one is to end in %s\n", len(m.order), view.Duration(last-clock.Mono()))
 	for m.ended < len(m.order) {
 		now := clock.Mono()
 		if now > last+overdue {

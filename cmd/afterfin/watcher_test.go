@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -193,7 +194,8 @@ func (w *watcher) hooked(program string) bool { return strings.Contains(w.stderr
 type notes struct {
 	mu    sync.Mutex
 	buf   bytes.Buffer
-	ready chan struct{}
+	ready chan struct{} // closed when a line begins with word
+	word  string        // "ready " without
 	once  sync.Once
 }
 
@@ -201,7 +203,7 @@ func (n *notes) Write(p []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.buf.Write(p)
-	if strings.HasPrefix(n.buf.String(), "ready ") || strings.Contains(n.buf.String(), "\nready ") {
+	if strings.Contains("\n"+n.buf.String(), "\n"+cmp.Or(n.word, "ready ")) {
 		n.once.Do(func() { close(n.ready) })
 	}
 	return len(p), nil
