@@ -316,9 +316,15 @@ func (s *scene) expired(p *lab.Scene, from string, length time.Duration) {
 }
 
 // miniSockets counts those of the scene's netns.
-func (s *scene) miniSockets() (n int) {
+func (s *scene) miniSockets() int {
 	s.Helper()
-	s.must(s.ns.Do(func() error {
+	return miniSockets(s.T, s.ns)
+}
+
+// miniSockets counts those of a netns.
+func miniSockets(t *testing.T, ns *lab.NetNS) (n int) {
+	t.Helper()
+	err := ns.Do(func() error {
 		raw, err := os.ReadFile("/proc/thread-self/net/sockstat")
 		if err != nil {
 			return err
@@ -330,7 +336,10 @@ func (s *scene) miniSockets() (n int) {
 		var inuse, orphan int
 		_, err = fmt.Sscanf(string(rest), "inuse %d orphan %d tw %d", &inuse, &orphan, &n)
 		return err
-	}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return n
 }
 

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"afterfin/internal/event"
+	"afterfin/internal/sockdiag"
+	"afterfin/internal/tcp"
+)
+
+// TestTimeWaitFlatOut leaves 100,000 TIME_WAIT in one netns: all are counted, as sock_diag has
+// them, in little memory, and none comes through the ring.
+func TestTimeWaitFlatOut(t *testing.T) {
+	ns := newNetNS(t)
+	for name, value := range map[string]string{"tcp_tw_reuse": "0", "tcp_max_tw_buckets": "200000"} {
+		if err := ns.SetSysctl("net.ipv4."+name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	perThread, _ := load(t)
+	perThread /= threads
+	// A process of its own, for its memory to be seen.
+	cmd := exec.Command("/proc/self/exe", "timewait", "-o", "json", "--sample", "1h", "--netns", ns.Path())
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	stderr := &notes{ready: make(chan struct{})}
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	t.Cleanup(func() {
+		if !ended {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	select {
+	case <-stderr.ready:
+	case <-time.After(patience):
+		t.Fatalf("timewait is not ready: %s", stderr)
+	}
+	connect(t, ns, perThread)
+	want := threads * perThread
+	listed := 0
+	for begin := time.Now(); listed != want && time.Since(begin) < 10*time.Second; { // the last ones may still run in a softirq
+		listed = 0
+		if err := ns.Do(func() error {
+			return sockdiag.Dump(1<<tcp.TimeWait, func(*event.Existing) { listed++ })
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	err := cmd.Wait()
+	ended = true
+	if err != nil {
+		t.Fatalf("timewait: %v: %s", err, stderr)
+	}
+	var r timeWaitReport
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for what, n := range r.Lost {
+		lost += n
+		if n != 0 && os.Getenv(preempts) == "" {
+			t.Errorf("%s: %d", what, n)
+		}
+	}
+	s := &r.Spaces[0]
+	if got := s.Flow.Entered; listed != want || r.Live != want || s.LiveBySide.Connect != want || got+lost < want || got > want || s.Flow.Ended != 0 || s.Flow.BySide.Connect != got {
+		t.Errorf("sock_diag has %d, live %d, %+v, lost %v; want %d", listed, r.Live, s.Flow, r.Lost, want)
+	}
+	if r.Records == nil || *r.Records != 0 {
+		t.Errorf("%d records came through the ring", *r.Records)
+	}
+	const most = 64 << 20
+	rss := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	if r.Heap == 0 || r.Heap > most || r.Maps == 0 {
+		t.Errorf("heap %d, maps %d", r.Heap, r.Maps)
+	}
+	t.Logf("%d TIME_WAIT: heap %.1f MiB, BPF maps %.1f MiB, largest resident set %.1f MiB", want, float64(r.Heap)/(1<<20), float64(r.Maps)/(1<<20), float64(rss)/(1<<20))
+}
