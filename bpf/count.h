@@ -6,7 +6,7 @@
 #include "filter.h"
 
 /* What a value counts as in a histogram; Go has the same in event.SlotFloor. */
-__noinline __u32 slot_of(__u64 value)
+static __always_inline __u32 slot_of(__u64 value)
 {
 	__u32 shift = 0;
 	__u64 v = value >> AF_SLOT_BITS;

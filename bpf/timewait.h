@@ -319,8 +319,11 @@ static __always_inline void tell_timer(struct seq_file *seq, __u64 address)
 	bpf_seq_write(seq, &t, sizeof(t));
 }
 
-/* Whoever is innermost on the stack of a mini-socket's end. */
-static __always_inline int culprit(void *ctx)
+/*
+ * Whoever is innermost on the stack of a mini-socket's end. Not inlined: what it takes of our
+ * own stack is free again before the end is told.
+ */
+static __noinline int culprit(void *ctx)
 {
 	__u64 stack[AF_STACK] = {};
 	long size = bpf_get_stack(ctx, stack, sizeof(stack), 0);

@@ -137,9 +137,10 @@ func TestEnums(t *testing.T) {
 			"AF_CAUSE_TIMEOUT": uint64(event.CauseTimeout), "AF_CAUSE_ABORTED": uint64(event.CauseAborted),
 			"AF_CAUSE_LINGER2": uint64(event.CauseLinger2), "AF_CAUSE_OVERFLOW": uint64(event.CauseOverflow),
 			"AF_CAUSE_DISCONNECTED": uint64(event.CauseDisconnected), "AF_CAUSE_LISTENER_CLOSED": uint64(event.CauseListenerClosed),
+			"AF_CAUSES": event.Causes,
 		},
 		"af_side": {
-			"AF_SIDE_UNKNOWN": uint64(event.SideUnknown), "AF_SIDE_CONNECT": uint64(event.SideConnect), "AF_SIDE_ACCEPT": uint64(event.SideAccept),
+			"AF_SIDE_UNKNOWN": uint64(event.SideUnknown), "AF_SIDE_CONNECT": uint64(event.SideConnect), "AF_SIDE_ACCEPT": uint64(event.SideAccept), "AF_SIDES": event.Sides,
 		},
 		"af_accepted": {
 			"AF_ACCEPTED_UNKNOWN": uint64(event.AcceptedUnknown), "AF_ACCEPTED_NO": uint64(event.AcceptedNo), "AF_ACCEPTED_YES": uint64(event.AcceptedYes),
