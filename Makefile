@@ -12,10 +12,10 @@ export CGO_ENABLED := 0
 # Pinned: the committed objects in bpf/ come from this clang.
 CLANG_PACKAGES := clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev
 
-.PHONY: help run build generate lint fmt test vmtest check bench clean tools
+.PHONY: help run build generate lint fmt test vmtest kernels 2msl check bench clean tools
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
 run: build ## build and stream (ARGS="watch -o json" for another command)
 	$(SUDO) bin/afterfin $(ARGS)
@@ -29,6 +29,12 @@ test: ## all tests, as root: against this kernel, then the kernel tests in guest
 
 vmtest: ## the second half of test (KERNELS=6.12,6.1 picks, ARGS= are its flags)
 	$(GO) run ./vmtest $(if $(filter command\ line,$(origin ARGS)),$(ARGS))
+
+kernels: ## build three small kernels: HZ=100, HZ=1000, and TIME_WAIT of 15 s (20 minutes)
+	vmtest/linux/build
+
+2msl: kernels ## measure how long TIME_WAIT lasts on all of them: docs/2msl.md and its picture
+	$(GO) run ./vmtest --document docs
 
 check: tools lint ## lint, and the committed objects against their source
 	@$(MAKE) --no-print-directory generate

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,6 +21,7 @@ type kernel struct {
 	accept  string // what must see accept() and TIME_WAIT: fexit (and fentry), or none (but timers)
 	lacks   string // the doctor check that must fail; no rows are promised then
 	preempt bool   // may preempt BPF programs: a few accepts under load are counted as not seen
+	tw      int    // seconds of TIME_WAIT, if not 60
 	promise string
 }
 
@@ -39,12 +41,20 @@ var hooks = map[string]string{acceptFexit: "fexit, fentry", acceptNone: "timers"
 // starts on two CPUs, so it goes without; from 7.x on the socket storage of BPF
 // needs that instruction.
 var kernels = []kernel{
-	{"6.1", "amd64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", false, "everything"},
-	{"6.12", "amd64", []string{"trixie", "trixie-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", false, "everything"},
-	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", true, "everything"},
-	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", false, "everything but who accepted, and restarts of 2MSL"},
-	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", false, "everything"},
-	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, "leaks, and assert by polling; for the rest doctor says which feature is missing, exit 5"},
+	{"6.1", "amd64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", false, 0, "everything"},
+	{"6.12", "amd64", []string{"trixie", "trixie-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptFexit, "", false, 0, "everything"},
+	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", true, 0, "everything"},
+	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", false, 0, "everything but who accepted, and restarts of 2MSL"},
+	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", false, 0, "everything"},
+	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, 0, "leaks, and assert by polling; for the rest doctor says which feature is missing, exit 5"},
+}
+
+// built are kernels that no distribution has, made by vmtest/linux/build (make kernels): to
+// show that HZ and the length of TIME_WAIT are measured and not assumed.
+var built = []kernel{
+	{name: "hz100", arch: "amd64", hz: 100, cpu: "Nehalem,-cx16", accept: acceptFexit},
+	{name: "hz1000", arch: "amd64", hz: 1000, cpu: "Nehalem,-cx16", accept: acceptFexit},
+	{name: "tw15", arch: "amd64", hz: 250, cpu: "Nehalem,-cx16", accept: acceptFexit, tw: 15},
 }
 
 // lane is a way to run a guest.
@@ -107,6 +117,9 @@ func (k *kernel) guestEnv(l *lane) []string {
 	if k.preempt {
 		env = append(env, "AFTERFIN_TEST_PREEMPTS=1")
 	}
+	if k.tw != 0 {
+		env = append(env, fmt.Sprintf("AFTERFIN_TEST_TIMEWAIT=%d", k.tw))
+	}
 	if k.lacks != "" {
 		env = append(env, "AFTERFIN_TEST_LACKS="+k.lacks)
 	}
@@ -143,7 +156,7 @@ func (j *job) skip(pattern string) string {
 	return j.lane.skip + "|" + aboutUs
 }
 
-// choose picks kernels by their names, separated by commas; all without names.
+// choose picks kernels by their names, separated by commas; the whole matrix without names.
 // A name without an architecture stands for amd64.
 func choose(names string) ([]kernel, error) {
 	if names == "" {
@@ -152,19 +165,20 @@ func choose(names string) ([]kernel, error) {
 	var chosen []kernel
 	for name := range strings.SplitSeq(names, ",") {
 		found := false
-		for _, k := range kernels {
+		for _, k := range slices.Concat(kernels, built) {
 			if k.name == strings.TrimSpace(name) {
 				chosen, found = append(chosen, k), true
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("kernel %q is not in the matrix: %s", name, strings.Join(kernelNames(), ", "))
+			return nil, fmt.Errorf("kernel %q is not in the matrix: %s; nor built by make kernels: %s", name,
+				strings.Join(namesOf(kernels), ", "), strings.Join(namesOf(built), ", "))
 		}
 	}
 	return chosen, nil
 }
 
-func kernelNames() []string {
+func namesOf(kernels []kernel) []string {
 	var names []string
 	for _, k := range kernels {
 		names = append(names, k.name)

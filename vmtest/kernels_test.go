@@ -49,9 +49,10 @@ func TestMatrix(t *testing.T) {
 
 func TestChoose(t *testing.T) {
 	for names, want := range map[string][]string{
-		"":           kernelNames(),
+		"":           namesOf(kernels),
 		"6.12":       {"6.12"},
 		"6.12, 5.10": {"6.12", "5.10"},
+		"hz1000":     {"hz1000"},
 		"4.15":       nil,
 		"6.12,":      nil,
 	} {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -31,6 +32,7 @@ func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) stri
 	flags.SetOutput(stderr)
 	kernelPath := flags.String("kernel", "", "run on this `file`, a kernel image, with the modules next to it, instead of the matrix")
 	pattern := flags.String("run", "", "only tests that match, as go test -run")
+	document := flags.String("document", "", "measure 2MSL on every kernel, those of make kernels too, and write 2msl.md and 2msl.svg into this `folder`")
 	laneName := flags.String("lane", "", "virtual or concurrent (default both)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -38,8 +40,15 @@ func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) stri
 		}
 		return 2
 	}
-	s := &session{stdout: stdout, stderr: stderr, pattern: *pattern}
-	err := s.setUp(*kernelPath, getenv("KERNELS"), *laneName, flags.Args())
+	names := getenv("KERNELS")
+	if *document != "" {
+		*pattern, *laneName = "^TestMSL$", "virtual"
+		if names == "" {
+			names = strings.Join(slices.Concat(namesOf(measured()), namesOf(built)), ",")
+		}
+	}
+	s := &session{stdout: stdout, stderr: stderr, pattern: *pattern, document: *document}
+	err := s.setUp(*kernelPath, names, *laneName, flags.Args())
 	if err == nil {
 		err = s.run(ctx)
 	}

@@ -34,6 +34,7 @@ type outcome struct {
 	told   int // number of tests with the final done
 	done   bool
 	hz     int       // that the guest measured
+	msl    string    // the document that TestMSL measured
 	digest hash.Hash // of all that the tests said and when: the same in every virtual run
 }
 
@@ -84,6 +85,9 @@ func (o *outcome) output(l guest.Line) {
 	text, marked, ok := strings.Cut(l.Text, frame)
 	if text != "" {
 		o.said[top(o.now)] = append(o.said[top(o.now)], text)
+	}
+	if _, doc, found := strings.Cut(text, mslMark); found && o.now == "TestMSL" {
+		o.msl = doc
 	}
 	if !ok {
 		return

@@ -23,6 +23,7 @@ import (
 type session struct {
 	stdout, stderr io.Writer
 	pattern        string
+	document       string // folder for the table and the picture of 2MSL; empty: none is wanted
 	kernels        []kernel
 	lanes          []lane
 	given          *image // of --kernel
@@ -70,6 +71,11 @@ func (s *session) run(ctx context.Context) error {
 	}
 	slices.SortFunc(s.rows, func(a, b tableRow) int { return slices.Index(jobs, a.job) - slices.Index(jobs, b.job) })
 	s.table()
+	if s.document != "" {
+		if err := writeDocument(s.document, s.rows); err != nil {
+			return err
+		}
+	}
 	failed := 0
 	for _, r := range s.rows {
 		if r.err != nil {
@@ -137,11 +143,23 @@ func (s *session) image(ctx context.Context, k *kernel) (image, error) {
 		}
 		return *s.given, nil
 	}
+	if k.suites == nil {
+		return builtImage(filepath.Join(s.cache, "linux", k.name))
+	}
 	img, err := fetch(ctx, k, s.cache, s.note)
 	if err != nil {
 		return image{}, fmt.Errorf("get kernel %s: %w", k.name, err)
 	}
 	return img, nil
+}
+
+// builtImage is what vmtest/linux/build has left in a folder: no modules.
+func builtImage(dir string) (image, error) {
+	release, err := os.ReadFile(filepath.Join(dir, "release"))
+	if err != nil {
+		return image{}, fmt.Errorf("%w: make kernels builds it", err)
+	}
+	return image{path: filepath.Join(dir, "bzImage"), release: strings.TrimSpace(string(release))}, nil
 }
 
 func (s *session) archs() []string {

@@ -6,13 +6,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"afterfin/internal/lab"
 )
@@ -151,55 +148,19 @@ func (c *lineCounter) wait(n int) {
 // connections opens and closes n of them one after the other, spread over some
 // ports so that the TIME_WAIT they leave does not use up all local ones.
 func connections(n, ports int) error {
-	var listeners []int
-	var addrs []unix.Sockaddr
+	var closers []*lab.Closer
 	for range ports {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		c, err := lab.NewCloser()
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr("127.0.0.1").As4()}); err != nil {
-			return err
-		}
-		if err := unix.Listen(fd, 8); err != nil {
-			return err
-		}
-		at, err := unix.Getsockname(fd)
-		if err != nil {
-			return err
-		}
-		listeners, addrs = append(listeners, fd), append(addrs, at)
+		defer c.Close()
+		closers = append(closers, c)
 	}
 	for i := range n {
-		if err := connection(listeners[i%ports], addrs[i%ports]); err != nil {
+		if err := closers[i%ports].Leave(); err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)
 		}
 	}
 	return nil
-}
-
-// connection lets the client close first.
-func connection(listener int, at unix.Sockaddr) error {
-	c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Connect(c, at); err != nil {
-		unix.Close(c)
-		return err
-	}
-	s, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
-	if err != nil {
-		unix.Close(c)
-		return err
-	}
-	if err := unix.Close(c); err != nil {
-		return err
-	}
-	var end [1]byte
-	if n, err := unix.Read(s, end[:]); n != 0 || err != nil {
-		return fmt.Errorf("read %d: %w", n, err)
-	}
-	return unix.Close(s)
 }

@@ -39,31 +39,49 @@ func NewCloser() (*Closer, error) {
 // Close closes the listener.
 func (c *Closer) Close() error { return unix.Close(c.listener) }
 
-// Leave makes one connection that the client closes first, so that it is the client's port
-// which TIME_WAIT then holds.
-func (c *Closer) Leave() error {
-	client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// Addr is what it listens on.
+func (c *Closer) Addr() netip.AddrPort {
+	at, _ := addrPort(c.at, nil) // IPv4, by NewCloser
+	return at
+}
+
+// Pair makes one connection. The caller closes both descriptors.
+func (c *Closer) Pair() (client, server int, err error) {
+	if client, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, -1, err
+	}
+	if err = unix.Connect(client, c.at); err == nil {
+		server, _, err = unix.Accept4(c.listener, unix.SOCK_CLOEXEC)
+	}
 	if err != nil {
-		return err
-	}
-	if err := unix.Connect(client, c.at); err != nil {
 		unix.Close(client)
-		return fmt.Errorf("connect: %w", err)
+		return -1, -1, fmt.Errorf("connect to own listener: %w", err)
 	}
-	server, _, err := unix.Accept4(c.listener, unix.SOCK_CLOEXEC)
-	if err != nil {
-		unix.Close(client)
-		return fmt.Errorf("accept: %w", err)
-	}
-	defer unix.Close(server)
-	if err := unix.Close(client); err != nil {
+	return client, server, nil
+}
+
+// CloseBoth closes one end first, which leaves it in TIME_WAIT, and the other when the FIN has
+// come.
+func CloseBoth(first, second int) error {
+	defer unix.Close(second)
+	if err := unix.Close(first); err != nil {
 		return err
 	}
 	var end [1]byte
-	if n, err := unix.Read(server, end[:]); n != 0 || err != nil { // waits for the FIN
+	if n, err := unix.Read(second, end[:]); n != 0 || err != nil { // waits for the FIN
 		return fmt.Errorf("read %d: %w", n, err)
 	}
 	return nil
+}
+
+// Leave makes one connection that the client closes first, so that it is the client's port
+// which TIME_WAIT then holds.
+func (c *Closer) Leave() error {
+	client, server, err := c.Pair()
+	if err != nil {
+		return err
+	}
+	return CloseBoth(client, server)
 }
 
 // Spread leaves n of them, one every apart. It stops at the first error.
