@@ -66,10 +66,10 @@ func msl(e env, n int, output, chart string) error {
 	var picture *os.File
 	if chart != "" { // a file that cannot be written is to be known before the minute
 		var err error
-		if picture, err = os.Create(chart); err != nil {
+		if picture, err = os.OpenFile(chart, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
 			return &failure{code: exitRuntime, err: fmt.Errorf("--chart: %w", err)}
 		}
-		defer picture.Close()
+		defer leave(picture)
 	}
 	if err := refuse(doctor.Quick()); err != nil {
 		return err
@@ -102,7 +102,7 @@ func msl(e env, n int, output, chart string) error {
 		return &failure{code: exitRuntime, err: err}
 	}
 	if picture != nil {
-		if err := errors.Join(view.WriteChart(picture, []timewait.Run{report.Run}), picture.Close()); err != nil {
+		if err := errors.Join(picture.Truncate(0), view.WriteChart(picture, []timewait.Run{report.Run})); err != nil {
 			return &failure{code: exitRuntime, err: fmt.Errorf("--chart: %w", err)}
 		}
 	}
@@ -114,6 +114,14 @@ func msl(e env, n int, output, chart string) error {
 		return &failure{code: exitRuntime, err: err}
 	}
 	return nil
+}
+
+// leave closes a file, and removes it if nothing was written into it.
+func leave(f *os.File) {
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		os.Remove(f.Name())
+	}
+	f.Close()
 }
 
 // measurement is one run of msl.

@@ -7,7 +7,9 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,9 +157,10 @@ func TestMSLStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	stderr := &notes{ready: make(chan struct{}), word: "2 connections are in TIME_WAIT"}
 	var stdout bytes.Buffer
+	chart := filepath.Join(t.TempDir(), "msl.svg")
 	code := make(chan int, 1)
 	go func() {
-		code <- run(env{ctx: ctx, stdout: &stdout, stderr: stderr, getenv: os.Getenv, types: types}, []string{"msl", "-n", "2"})
+		code <- run(env{ctx: ctx, stdout: &stdout, stderr: stderr, getenv: os.Getenv, types: types}, []string{"msl", "-n", "2", "--chart", chart})
 	}()
 	select {
 	case <-stderr.ready:
@@ -167,5 +170,8 @@ func TestMSLStopped(t *testing.T) {
 	cancel()
 	if c := <-code; c != exitRuntime || stdout.Len() > 0 || !strings.Contains(stderr.String(), "error: stopped when 0 of 2 TIME_WAIT had ended") {
 		t.Errorf("exit %d, %q, %s", c, &stdout, stderr)
+	}
+	if _, err := os.Stat(chart); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the picture is there: %v", err)
 	}
 }

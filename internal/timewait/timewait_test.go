@@ -3,6 +3,7 @@
 package timewait
 
 import (
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -130,24 +131,30 @@ func TestMergeAndBins(t *testing.T) {
 }
 
 func TestFlow(t *testing.T) {
-	const while, lasts = 10 * time.Second, 61 * time.Second
+	wheel := Wheel{Tick: 4 * time.Millisecond}
 	for name, c := range map[string]struct {
-		entered, ended uint64
-		live           int
-		want           Trend
-		settles        float64
+		entered, ended, cut uint64
+		live                int
+		want                Trend
+		settles             float64
 	}{
-		"nothing":                     {0, 0, 0, Idle, 0},
-		"some, and none moves":        {0, 0, 50, Idle, 0},
-		"steady":                      {4000, 3990, 24_380, Steady, 24_400},
-		"steady, between two buckets": {4000, 3300, 24_900, Steady, 24_400},
-		"just begun":                  {4000, 0, 4000, Growing, 24_400},
-		"over":                        {0, 3000, 9000, Falling, 0},
-		"less than before":            {2000, 4000, 22_000, Falling, 12_200},
-		"few, so chance":              {5, 5, 40, Steady, 30.5},
+		"nothing":                     {0, 0, 0, 0, Idle, 0},
+		"some, and none moves":        {0, 0, 0, 50, Idle, 0},
+		"steady":                      {4000, 3990, 9, 24_380, Steady, 24_409.6},
+		"steady, between two buckets": {4000, 3300, 0, 24_900, Steady, 24_409.6},
+		"just begun":                  {4000, 0, 0, 4000, Growing, 24_409.6},
+		"over":                        {0, 3000, 0, 9000, Falling, 0},
+		"over, and all gone":          {0, 300, 300, 0, Falling, -1},
+		"less than before":            {2000, 4000, 0, 22_000, Falling, 12_204.8},
+		"few, so chance":              {5, 5, 0, 40, Steady, 30.512},
+		// A connect() takes them before they are over: their number is steady all the same.
+		"reused":              {3012, 3010, 2183, 10_900, Steady, -1},
+		"reused, bucket late": {3012, 2600, 2183, 11_300, Steady, -1},
+		"reused, and growing": {3012, 1000, 900, 9000, Growing, -1},
+		"reused, and falling": {1000, 3012, 2183, 9000, Falling, -1},
 	} {
-		f := NewFlow(c.entered, c.ended, c.live, while, lasts)
-		if f.Trend != c.want || f.Settles != c.settles || f.In != float64(c.entered)/10 || f.Out != float64(c.ended)/10 {
+		f := NewFlow(Sampled{c.entered, c.ended, c.ended - c.cut, c.live, 10 * time.Second}, wheel, time.Minute)
+		if f.Trend != c.want || math.Abs(f.Settles-c.settles) > 1e-6 || f.In != float64(c.entered)/10 || f.Out != float64(c.ended)/10 {
 			t.Errorf("%s: %+v (%v), want %v towards %v", name, f, f.Trend, c.want, c.settles)
 		}
 	}

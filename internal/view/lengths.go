@@ -33,7 +33,7 @@ func writeLengths(b *strings.Builder, s *TimeWaitSample) {
 		name, what   string
 		exact, bound event.Measure
 	}{
-		{"length", "by its timer", event.ExpiredExact, event.ExpiredBound},
+		{"length", "by their timer", event.ExpiredExact, event.ExpiredBound},
 		{"cut", "by something else", event.CutExact, event.CutBound},
 	} {
 		h, quality := lengthsOf(s.Counts, l.exact, l.bound)

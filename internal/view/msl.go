@@ -93,7 +93,7 @@ func WriteMSLJSON(w io.Writer, m *MSL) error {
 		ByCause: m.ByCause, Samples: []mslSample{}, Lost: m.Lost,
 	}
 	if l := m.Lengths(); len(l) > 0 {
-		doc.Min, doc.P50, doc.P99, doc.Max = some(int64(l[0]), true), some(int64(median(l)), true), some(int64(l[(len(l)-1)*99/100]), true), some(int64(l[len(l)-1]), true)
+		doc.Min, doc.P50, doc.P99, doc.Max = some(int64(l[0]), true), some(int64(median(l)), true), some(int64(l[(len(l)*99+99)/100-1]), true), some(int64(l[len(l)-1]), true)
 		doc.Worst = some(int64(m.Worst()), true)
 	}
 	for _, s := range m.Samples {

@@ -200,17 +200,21 @@ func writeFlow(b *strings.Builder, r *TimeWaits, space *timewait.Space) bool {
 }
 
 func (s *TimeWaitSample) flow(tally *event.Tally, space *timewait.Space) timewait.Flow {
-	return timewait.NewFlow(timewait.Sum(tally.Entered[:]), timewait.Sum(tally.Ended[:]), space.Live, s.Took, s.Wheel.Mean(s.Length))
+	return timewait.NewFlow(timewait.Sampled{
+		Entered: timewait.Sum(tally.Entered[:]), Ended: timewait.Sum(tally.Ended[:]), Expired: tally.Ended[event.CauseExpired],
+		Live: space.Live, While: s.Took,
+	}, s.Wheel, s.Length)
 }
 
 func settles(s *TimeWaitSample, f *timewait.Flow, space *timewait.Space) string {
-	if f.Trend == timewait.Idle || s.Length == 0 {
+	if f.In == 0 || s.Length == 0 || f.Settles < 0 {
 		return ""
 	}
-	text := fmt.Sprintf(" (%s × %s = %s)", rate(f.In), Duration(s.Wheel.Mean(s.Length)), Thousands(uint64(f.Settles+0.5)))
-	if f.Trend != timewait.Steady {
-		text = " towards" + strings.TrimSuffix(strings.TrimPrefix(text, " ("), ")")
-		text = strings.Replace(text, "towards", "towards ", 1)
+	text := fmt.Sprintf("%s × %s = %s", rate(f.In), Duration(s.Wheel.Mean(s.Length)), Thousands(uint64(f.Settles+0.5)))
+	if f.Trend == timewait.Steady {
+		text = " (" + text + ")"
+	} else {
+		text = " towards " + text
 	}
 	if space.Max >= 0 && f.Settles > float64(space.Max) {
 		text += fmt.Sprintf(", more than tcp_max_tw_buckets (%s): the rest gets none", Thousands(uint64(space.Max)))
@@ -241,7 +245,7 @@ func makersIn(c *event.Counts, netns uint32) []event.Maker {
 }
 
 func makersText(s *TimeWaitSample, netns uint32) string {
-	makers := makersIn(s.Counts, netns)
+	makers := mergeSides(makersIn(s.Counts, netns))
 	all := timewait.Sum(s.Counts.Tallies[netns].Entered[:])
 	var parts []string
 	for i := range makers {
@@ -259,6 +263,20 @@ func makersText(s *TimeWaitSample, netns uint32) string {
 		parts = append(parts, name+" "+percent(m.Count, all))
 	}
 	return strings.Join(parts, "   ")
+}
+
+// mergeSides: who connects and accepts is one maker.
+func mergeSides(makers []event.Maker) (merged []event.Maker) {
+	for _, m := range makers {
+		i := slices.IndexFunc(merged, func(o event.Maker) bool { return o.PID == m.PID && o.Start == m.Start })
+		if i < 0 {
+			merged = append(merged, m)
+			continue
+		}
+		merged[i].Count += m.Count
+	}
+	timewait.SortMakers(merged)
+	return merged
 }
 
 func causesText(counts []uint64) string {

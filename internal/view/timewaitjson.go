@@ -27,7 +27,7 @@ type timeWaitDocument struct {
 	Spaces      []spaceJSON  `json:"netns"`
 	Unreachable int          `json:"unreachable"`
 	Sample      *int64       `json:"sample_ns"`
-	BySide      bySide       `json:"by_side"`
+	BySide      *bySide      `json:"by_side"`
 	ByCause     countsByName `json:"by_cause"`
 	HZ          *int         `json:"hz"`
 	Nominal     *int64       `json:"nominal_ns"`
@@ -157,13 +157,11 @@ func WriteTimeWaitJSON(w io.Writer, r *TimeWaits, at time.Time) error {
 	if n := r.Now.MiniBytes; n > 0 {
 		doc.MiniBytes, doc.Bytes = &n, some(n*(doc.Live+doc.Halfway), true)
 	}
-	var sum event.Tally
 	for i := range r.Now.Spaces {
-		doc.Spaces = append(doc.Spaces, spaceInJSON(r, &r.Now.Spaces[i], &sum))
+		doc.Spaces = append(doc.Spaces, spaceInJSON(r, &r.Now.Spaces[i]))
 	}
 	if s := r.Sample; s != nil {
-		// Of those too whose netns is no more.
-		sum = event.Tally{}
+		var sum event.Tally // of those too whose netns is no more
 		for _, t := range s.Counts.Tallies {
 			sum.Add(t)
 		}
@@ -183,7 +181,7 @@ func Kernel() (release, machine string) {
 
 func (s *TimeWaitSample) intoDocument(doc *timeWaitDocument, sum *event.Tally) {
 	doc.Sample = some(int64(s.Took), true)
-	doc.BySide, doc.ByCause = sidesJSON(sum.Entered[:]), byCause(sum.Ended[:])
+	doc.BySide, doc.ByCause = some(sidesJSON(sum.Entered[:]), true), byCause(sum.Ended[:])
 	doc.HZ = some(int(time.Second/s.Wheel.Tick), true)
 	if s.Length > 0 {
 		doc.Nominal = some(int64(s.Length), true)
@@ -205,7 +203,7 @@ func (s *TimeWaitSample) intoDocument(doc *timeWaitDocument, sum *event.Tally) {
 	}
 }
 
-func spaceInJSON(r *TimeWaits, s *timewait.Space, sum *event.Tally) spaceJSON {
+func spaceInJSON(r *TimeWaits, s *timewait.Space) spaceJSON {
 	out := spaceJSON{
 		NetNS: s.NetNS, Own: s.Path == "", Live: s.Live, Halfway: s.Halfway,
 		Max: some(s.Max, s.Max >= 0), Overflows: some(s.Overflows, s.Overflows >= 0),
@@ -228,7 +226,7 @@ func spaceInJSON(r *TimeWaits, s *timewait.Space, sum *event.Tally) spaceJSON {
 	f := r.Sample.flow(tally, s)
 	out.Flow = &flowJSON{
 		timewait.Sum(tally.Entered[:]), timewait.Sum(tally.Ended[:]), f.In, f.Out, f.Trend.String(),
-		some(f.Settles, r.Sample.Length > 0), sidesJSON(tally.Entered[:]),
+		some(f.Settles, r.Sample.Length > 0 && f.Settles >= 0), sidesJSON(tally.Entered[:]),
 	}
 	out.ByCause, out.Halfways = byCause(tally.Ended[:]), byCause(tally.HalfwayEnded[:])
 	out.LeftOut = &leftOutJSON{tally.MakersLeftOut, tally.PeersLeftOut}
