@@ -139,9 +139,8 @@ type measurement struct {
 // making is one TIME_WAIT: its beginning and its end come through the ring, what its timer is
 // set to is read in between.
 type making struct {
-	entered, ended time.Duration // CLOCK_MONOTONIC; 0: not yet
-	expires        uint64        // jiffies; 0: not read yet
-	cause          event.Cause
+	timewait.Made // 0: not yet
+	cause         event.Cause
 }
 
 func (m *measurement) run(n int) (*view.MSL, error) {
@@ -205,7 +204,7 @@ func (m *measurement) read(n int) error {
 	}
 	return m.timers(func(t event.MiniTimer) {
 		if x := m.made[t.Cookie]; x != nil {
-			x.expires = t.Expires
+			x.Expires = t.Expires
 		}
 	})
 }
@@ -232,22 +231,23 @@ func (m *measurement) next() error {
 func (m *measurement) take(ch *conn.Change) {
 	switch {
 	case ch.To == tcp.TimeWait:
-		x := &making{entered: ch.Mono}
+		x := &making{Made: timewait.Made{Entered: ch.Mono}}
 		m.made[ch.Cookie] = x
 		m.order = append(m.order, x)
 	case m.made[ch.Cookie] != nil:
 		x := m.made[ch.Cookie]
-		x.ended, x.cause = ch.Mono, ch.Cause
+		x.Ended, x.cause = ch.Mono, ch.Cause
 		m.ended++
 	}
 }
 
 // await takes in the ends. Where a timer is late by more than its bucket allows, something
 // else is wrong.
-func (m *measurement) await(at tick) error {
+func (m *measurement) await(at timewait.Tick) error {
 	var last time.Duration
 	for _, x := range m.order {
-		last = max(last, at.of(m.runs(x, at), m.wheel.Tick))
+		ahead := x.Expires - at.Jiffy(x.Entered, m.wheel.Tick)
+		last = max(last, at.Begin(timewait.Runs(x.Expires, ahead), m.wheel.Tick))
 	}
 	fmt.Fprintf(m.env.stderr, "%d connections are in TIME_WAIT; the last one is to end in %s\n", len(m.order), view.Duration(last-clock.Mono()))
 	for m.ended < len(m.order) {
@@ -264,11 +264,6 @@ func (m *measurement) await(at tick) error {
 	return nil
 }
 
-// runs gives the jiffy at which a timer is to run.
-func (m *measurement) runs(x *making, at tick) uint64 {
-	return timewait.Runs(x.expires, x.expires-at.jiffy(x.entered, m.wheel.Tick))
-}
-
 const progressWidth = 40
 
 // progress draws a bar, where somebody watches.
@@ -277,7 +272,7 @@ func (m *measurement) progress(now, last time.Duration) {
 		return
 	}
 	m.drawn = now
-	first := m.order[0].entered
+	first := m.order[0].Entered
 	done := int(progressWidth * float64(now-first) / float64(last-first))
 	done = min(max(done, 0), progressWidth)
 	fmt.Fprintf(m.env.stderr, "\r%s%s %d of %d ended, %d s to go ", strings.Repeat("█", done), strings.Repeat("░", progressWidth-done),
@@ -287,45 +282,25 @@ func (m *measurement) progress(now, last time.Duration) {
 	}
 }
 
-func (m *measurement) report(begin, end tick) (*view.MSL, error) {
-	r := &view.MSL{Counted: end.since(begin), ByCause: make(map[string]uint64)}
-	r.Kernel, r.Arch = view.Kernel()
-	r.HZ = int(r.Counted + 0.5)
-	if claimed := int((time.Second + m.wheel.Tick/2) / m.wheel.Tick); r.HZ != claimed {
+func (m *measurement) report(begin, end timewait.Tick) (*view.MSL, error) {
+	r := &view.MSL{Counted: end.Rate(begin), ByCause: make(map[string]uint64)}
+	hz := int(r.Counted + 0.5)
+	if claimed := int((time.Second + m.wheel.Tick/2) / m.wheel.Tick); hz != claimed {
 		return nil, fmt.Errorf("%.2f ticks a second were counted, and the kernel's coarse clock claims %d", r.Counted, claimed)
 	}
-	at := begin.earlier(end, m.wheel.Tick)
-	lengths := make(map[uint64]int)
-	for _, x := range m.order {
-		lengths[x.expires-at.jiffy(x.entered, m.wheel.Tick)]++
-	}
-	var ahead uint64 // a tick may have come between a beginning and its timer: what most have is right
-	for length, n := range lengths {
-		if n > lengths[ahead] || n == lengths[ahead] && length < ahead {
-			ahead = length
-		}
-	}
-	r.Nominal = time.Duration(ahead) * m.wheel.Tick
-	r.Bucket = m.wheel.Bucket(r.Nominal)
+	var made []timewait.Made
 	for _, x := range m.order {
 		r.ByCause[x.cause.String()]++
 		if x.cause == event.CauseExpired { // what else ended one says nothing about its length
-			r.Samples = append(r.Samples, timewait.Sample{
-				Phase:     time.Duration(x.expires%uint64(r.Bucket/m.wheel.Tick)) * m.wheel.Tick,
-				Measured:  x.ended - x.entered,
-				Predicted: at.of(timewait.Runs(x.expires, ahead), m.wheel.Tick) - x.entered,
-			})
+			made = append(made, x.Made)
 		}
 	}
+	r.Run = timewait.NewRun(made, begin.Earlier(end, m.wheel.Tick), m.wheel)
+	r.HZ = hz
+	r.Kernel, r.Arch = view.Kernel()
 	var err error
 	r.Lost, err = m.feed.Lost()
 	return r, err
-}
-
-// tick is a moment right after a jiffy began.
-type tick struct {
-	jiffies uint64
-	mono    time.Duration
 }
 
 // edges are how many ticks are waited for: a reading takes a fraction of a millisecond, of
@@ -334,52 +309,25 @@ const edges = 8
 
 // tick waits for some, reading the kernel's clock without a break, and gives the one that was
 // seen soonest.
-func (m *measurement) tick() (at tick, err error) {
+func (m *measurement) tick() (at timewait.Tick, err error) {
 	err = netns.Do(m.ns, func() error {
-		var before, now tick
+		var before, now timewait.Tick
 		for seen := 0; seen < edges; before = now {
-			err := m.feed.Tracer().Timers(func(t event.MiniTimer) { now = tick{t.Jiffies, t.Mono} })
+			err := m.feed.Tracer().Timers(func(t event.MiniTimer) { now = timewait.Tick{Jiffies: t.Jiffies, Mono: t.Mono} })
 			if err != nil {
 				return err
 			}
 			switch {
-			case before.jiffies == 0 || before.jiffies == now.jiffies:
-			case at.jiffies == 0:
+			case before.Jiffies == 0 || before.Jiffies == now.Jiffies:
+			case at.Jiffies == 0:
 				at = now
 				seen++
 			default:
-				at = at.earlier(now, m.wheel.Tick)
+				at = at.Earlier(now, m.wheel.Tick)
 				seen++
 			}
 		}
 		return nil
 	})
 	return at, err
-}
-
-// since counts the ticks a second.
-func (t tick) since(begin tick) float64 {
-	return float64(t.jiffies-begin.jiffies) / (t.mono - begin.mono).Seconds()
-}
-
-// of gives when a jiffy begins. The kernel's ticks are those of CLOCK_MONOTONIC.
-func (t tick) of(jiffy uint64, length time.Duration) time.Duration {
-	return t.mono + time.Duration(int64(jiffy-t.jiffies))*length
-}
-
-// jiffy gives the one that a moment is in.
-func (t tick) jiffy(at, length time.Duration) uint64 {
-	ahead := at - t.mono
-	if ahead < 0 {
-		ahead -= length - 1
-	}
-	return t.jiffies + uint64(int64(ahead/length))
-}
-
-// earlier is the one of two that was seen sooner after its jiffy began.
-func (t tick) earlier(o tick, length time.Duration) tick {
-	if o.of(t.jiffies, length) < t.mono {
-		return o
-	}
-	return t
 }

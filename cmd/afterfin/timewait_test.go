@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -319,28 +318,6 @@ func (s *scene) expired(p *lab.Scene, from string, length time.Duration) {
 func (s *scene) miniSockets() int {
 	s.Helper()
 	return miniSockets(s.T, s.ns)
-}
-
-// miniSockets counts those of a netns.
-func miniSockets(t *testing.T, ns *lab.NetNS) (n int) {
-	t.Helper()
-	err := ns.Do(func() error {
-		raw, err := os.ReadFile("/proc/thread-self/net/sockstat")
-		if err != nil {
-			return err
-		}
-		_, rest, ok := bytes.Cut(raw, []byte("\nTCP: "))
-		if !ok {
-			return fmt.Errorf("no TCP in %q", raw)
-		}
-		var inuse, orphan int
-		_, err = fmt.Sscanf(string(rest), "inuse %d orphan %d tw %d", &inuse, &orphan, &n)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 // destroy does what ss -K does.

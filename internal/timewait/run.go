@@ -19,6 +19,42 @@ type Sample struct {
 	Predicted time.Duration // by the wheel, from the same beginning
 }
 
+// Made is one TIME_WAIT as it was seen.
+type Made struct {
+	Entered, Ended time.Duration // CLOCK_MONOTONIC
+	Expires        uint64        // jiffies: what its timer was set to
+}
+
+// NewRun puts what was seen next to what the wheel lets expect; at ties jiffies to the clock.
+func NewRun(made []Made, at Tick, wheel Wheel) Run {
+	ahead := commonest(made, at, wheel.Tick)
+	r := Run{Nominal: time.Duration(ahead) * wheel.Tick}
+	r.Bucket = wheel.Bucket(r.Nominal)
+	for _, m := range made {
+		r.Samples = append(r.Samples, Sample{
+			Phase:     time.Duration(m.Expires%uint64(r.Bucket/wheel.Tick)) * wheel.Tick,
+			Measured:  m.Ended - m.Entered,
+			Predicted: at.Begin(Runs(m.Expires, ahead), wheel.Tick) - m.Entered,
+		})
+	}
+	return r
+}
+
+// commonest gives how many jiffies ahead most timers were set. A tick may have come between a
+// beginning and its timer, so a few seem to be one longer.
+func commonest(made []Made, at Tick, tick time.Duration) (ahead uint64) {
+	lengths := make(map[uint64]int)
+	for _, m := range made {
+		lengths[m.Expires-at.Jiffy(m.Entered, tick)]++
+	}
+	for length, n := range lengths {
+		if n > lengths[ahead] || n == lengths[ahead] && length < ahead {
+			ahead = length
+		}
+	}
+	return ahead
+}
+
 // Late is how much later than predicted it ended; below 0: earlier.
 func (s Sample) Late() time.Duration { return s.Measured - s.Predicted }
 

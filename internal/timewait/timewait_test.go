@@ -189,3 +189,53 @@ func TestSorted(t *testing.T) {
 		t.Errorf("%d, %d", live, halfway)
 	}
 }
+
+func TestTick(t *testing.T) {
+	const ms = time.Millisecond
+	at := Tick{Jiffies: 1000, Mono: 500 * ms}
+	for want, moment := range map[uint64]time.Duration{1000: 500 * ms, 1001: 504 * ms, 999: 499 * ms, 998: 495*ms + 999_999, 1249: 1499 * ms} {
+		if got := at.Jiffy(moment, 4*ms); got != want {
+			t.Errorf("%v is in jiffy %d, want %d", moment, got, want)
+		}
+	}
+	if at.Begin(1002, 4*ms) != 508*ms || at.Begin(998, 4*ms) != 492*ms {
+		t.Errorf("%v, %v", at.Begin(1002, 4*ms), at.Begin(998, 4*ms))
+	}
+	later := Tick{Jiffies: 1250, Mono: 1500*ms - 100}
+	if hz := later.Rate(at); hz < 249.99 || hz > 250.01 {
+		t.Errorf("%v ticks a second", hz)
+	}
+	if at.Earlier(later, 4*ms) != later || later.Earlier(at, 4*ms) != later {
+		t.Error("the one seen 100 ns later is taken")
+	}
+}
+
+// One of four had a tick between its beginning and its timer.
+func TestNewRun(t *testing.T) {
+	const tick, start = 4 * time.Millisecond, 100 * time.Second
+	at := Tick{Jiffies: 1 << 20, Mono: start}
+	var made []Made
+	for i, jiffy := range []uint64{1 << 20, 1<<20 + 100, 1<<20 + 200, 1<<20 + 311} {
+		m := Made{Entered: at.Begin(jiffy, tick) + time.Millisecond, Expires: jiffy + 15000}
+		if i == 3 {
+			m.Expires++
+		}
+		m.Ended = at.Begin(Runs(m.Expires, 15000), tick) + time.Duration(i)
+		made = append(made, m)
+	}
+	r := NewRun(made, at, Wheel{Tick: tick})
+	if r.Nominal != time.Minute || r.Bucket != 2048*time.Millisecond || len(r.Samples) != 4 {
+		t.Fatalf("%+v", r)
+	}
+	for i, s := range r.Samples {
+		if s.Late() != time.Duration(i) || s.Measured < r.PredictedMin() || s.Measured > r.PredictedMax() {
+			t.Errorf("sample %d: %+v", i, s)
+		}
+	}
+	if r.Samples[0].Phase != 15000%512*tick || r.Samples[1].Phase != 15100%512*tick {
+		t.Errorf("phases %v, %v", r.Samples[0].Phase, r.Samples[1].Phase)
+	}
+	if r := NewRun(nil, at, Wheel{Tick: tick}); len(r.Samples) != 0 || r.Nominal != 0 {
+		t.Errorf("of nothing: %+v", r)
+	}
+}

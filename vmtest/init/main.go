@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,9 @@ func mounts() error {
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
 		{"tracefs", "/sys/kernel/tracing"}, {"securityfs", "/sys/kernel/security"},
 	} {
+		if m.kind == "securityfs" && !has(m.kind) { // a kernel without it has no lockdown to tell of
+			continue
+		}
 		if err := os.MkdirAll(m.at, 0o755); err != nil {
 			return err
 		}
@@ -88,6 +92,12 @@ func mounts() error {
 		}
 	}
 	return os.Chmod("/tmp", 0o777|os.ModeSticky)
+}
+
+// has tells whether the kernel knows a filesystem.
+func has(kind string) bool {
+	known, _ := os.ReadFile("/proc/filesystems") // without /proc none is told
+	return slices.Contains(strings.Fields(string(known)), kind)
 }
 
 func linkUp(name string) error {
