@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -220,4 +221,14 @@ func miniSockets(t *testing.T, ns *lab.NetNS) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// awaitMiniSockets returns when a netns has none any more.
+func awaitMiniSockets(t *testing.T, ns *lab.NetNS) {
+	t.Helper()
+	for begin := lab.Mono(); miniSockets(t, ns) > 0; time.Sleep(20 * time.Millisecond) {
+		if lab.Mono()-begin > 2*time.Minute {
+			t.Fatal("mini-sockets are left after two minutes")
+		}
+	}
 }

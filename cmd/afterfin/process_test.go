@@ -20,6 +20,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"afterfin/internal/lab"
+	"afterfin/internal/tracer"
 )
 
 // asRoot starts afterfin as a process of its own and waits for its ready line.
@@ -176,6 +177,60 @@ func TestStopWithBacklog(t *testing.T) {
 	rows := w.wait(t, 3, func(r *row) bool { return r.Cookie == wanted.cookie })
 	if len(rows) < 1 || rows[0].change() != "ESTABLISHED→FIN_WAIT1" {
 		t.Errorf("the client's rows: %s", changes(rows))
+	}
+}
+
+// TestStopUnderTraffic: a stream ends in time also where the ring is never empty for long.
+func TestStopUnderTraffic(t *testing.T) {
+	ns := newNetNS(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	go func() {
+		over <- ns.Do(func() error {
+			c, err := lab.NewCloser()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for ctx.Err() == nil {
+				if err := c.Spread(1, 5*time.Millisecond); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+	for _, args := range [][]string{
+		{"watch", "-o", "json"}, {"timewait", "-o", "json", "--sample", "1h", "--each"}, {"leaks", "-o", "json", "--follow", "--every", "1h"},
+	} {
+		stopped, stop := context.WithCancel(context.Background())
+		stderr := &notes{ready: make(chan struct{})}
+		code := make(chan int, 1)
+		go func() {
+			e := env{ctx: stopped, stdout: io.Discard, stderr: stderr, getenv: os.Getenv, types: types, abort: func() { panic("stdout is blocked") }}
+			code <- run(e, append(args, "--netns", ns.Path()))
+		}()
+		select {
+		case <-stderr.ready:
+		case <-time.After(patience):
+			t.Fatalf("%v is not ready: %s", args, stderr)
+		}
+		time.Sleep(tracer.PollInterval * 4) // some traffic
+		stop()
+		select {
+		case got := <-code:
+			if got != exitOK {
+				t.Errorf("%v exits %d: %s", args, got, stderr)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%v does not end", args)
+		}
 	}
 }
 

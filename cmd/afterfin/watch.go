@@ -161,9 +161,9 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 		if err != nil {
 			return err
 		}
-		// What happened before the stop is still in the ring, on another CPU's turn perhaps:
-		// read on until it is empty, or as much again has come in since.
-		last := stopAt != 0 && (read == 0 || lateReads > tracer.RingRecords)
+		// What happened before the stop may still be in the ring: read on until its end was
+		// come to, or as much as it holds was read. On a busy host it is never empty for long.
+		last := stopAt != 0 && (read < feed.Batch || lateReads > tracer.RingRecords)
 		for i := range changes {
 			if stopAt != 0 && changes[i].Mono > stopAt {
 				continue

@@ -16,7 +16,9 @@ import (
 )
 
 const (
-	batch = 4096
+	// Batch is how many transitions Next reads at most. If it reads fewer, it has come to the
+	// end of the ring: all that happened before the call is read.
+	Batch = 4096
 	// lookInterval is how late a silent FIN_WAIT2→TIME_WAIT may be told.
 	lookInterval = 100 * time.Millisecond
 
@@ -73,7 +75,7 @@ func Open(cfg Config) (*Feed, error) {
 	f := &Feed{
 		filter:  cfg.Filter,
 		table:   conn.NewTable(conn.MaxConns),
-		raw:     make([]event.Transition, batch),
+		raw:     make([]event.Transition, Batch),
 		partial: cfg.Filter.States != 0 || cfg.Filter.WantsOwner(),
 	}
 	if cfg.ExactOwner {
@@ -140,8 +142,8 @@ func (f *Feed) take(found *found, err error) error {
 // Start tells what Open found.
 func (f *Feed) Start() Start { return f.start }
 
-// Next waits for transitions and returns those that match the filter, and how many
-// were read in all: 0 on a quiet host, after tracer.PollInterval. The slice is
+// Next waits tracer.PollInterval for transitions and returns those that match the filter, and
+// how many were read in all, Batch at most: 0 on a quiet host. The slice is
 // reused by the next call. Errors are those of tracer.Read.
 func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	if now := time.Now(); now.Sub(f.looked) >= lookInterval {
@@ -179,16 +181,19 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 // made. It is the feed's: nobody else reads or closes it.
 func (f *Feed) Tracer() *tracer.Tracer { return f.tracer }
 
-// Drain calls fn with the changes that Next returns until the ring is empty, or as much
-// as it can hold was read: others go on meanwhile.
+// Drain calls fn with what has happened so far and was not read yet, and no more than the ring
+// can hold: others go on meanwhile.
 func (f *Feed) Drain(fn func(*conn.Change)) error {
 	for late := 0; late <= tracer.RingRecords; {
 		changes, n, err := f.Next()
-		if err != nil || n == 0 {
+		if err != nil {
 			return err
 		}
 		for i := range changes {
 			fn(&changes[i])
+		}
+		if n < Batch {
+			break
 		}
 		late += n
 	}
@@ -206,10 +211,12 @@ func (f *Feed) read() (int, error) {
 	}
 	n := copy(f.raw, f.pending)
 	f.pending = f.pending[n:]
-	if len(f.pending) == 0 {
-		f.pending = nil
+	if len(f.pending) > 0 {
+		return n, nil
 	}
-	return n, nil
+	f.pending = nil
+	more, err := f.tracer.Read(f.raw[n:])
+	return n + more, err
 }
 
 // Wall gives the time of day of a CLOCK_MONOTONIC reading, by the clocks as they
