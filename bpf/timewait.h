@@ -67,13 +67,11 @@ static __always_inline __u64 started(struct inet_timewait_sock *tw, __u64 length
 	return jiffies_begin + (BPF_CORE_READ(tw, tw_timer.expires) - length) * tick_ns;
 }
 
-/* TCP_TIMEWAIT_LEN in jiffies, as last seen; until then the one of include/net/tcp.h. */
+/*
+ * TCP_TIMEWAIT_LEN (include/net/tcp.h) in jiffies: as Go has measured it, or as it was seen
+ * since. 0: not known.
+ */
 __u64 timewait_jiffies;
-
-static __always_inline __u64 timewait_len(void)
-{
-	return timewait_jiffies ? timewait_jiffies : 60ULL * 1000000000 / tick_ns;
-}
 
 /*
  * The timer of tw is set to run that much later. There are kernels with another length than
@@ -107,12 +105,12 @@ static __always_inline void row_of_mini(struct af_transition *t, struct inet_tim
 		BPF_CORE_READ_INTO(&t->remote, skc, skc_v6_daddr);
 	}
 	t->from = BPF_CORE_READ(tw, tw_substate);
-	if (t->from == TCP_TIME_WAIT) {
+	if (t->from == TCP_TIME_WAIT && timewait_jiffies) {
 		/*
 		 * That long at least: a restart may have hidden the beginning. `started` may be a
 		 * jiffy early, and more where the CPU that counts them was held up.
 		 */
-		t->entered_ns = started(tw, timewait_len()) + 4 * tick_ns;
+		t->entered_ns = started(tw, timewait_jiffies) + 4 * tick_ns;
 		t->entered_bound = true;
 	}
 }
@@ -156,7 +154,8 @@ static __always_inline void tell_end(struct mini *m)
  */
 static __always_inline __u64 moved(const struct mini *m, struct inet_timewait_sock *tw)
 {
-	__u64 when = started(tw, timewait_len());
+	/* Without a length to go by: now, which is a look late at most. */
+	__u64 when = timewait_jiffies ? started(tw, timewait_jiffies) : bpf_ktime_get_ns();
 
 	if (bpf_core_field_exists(tw->tw_entry_stamp)) {
 		__u64 now = bpf_ktime_get_ns() / 1000000;
@@ -266,6 +265,10 @@ __noinline int mini_found(__u64 address)
 
 	row_of_mini(&m.row, tw);
 	m.state = m.row.from;
+	if (m.state == TCP_TIME_WAIT && !m.row.entered_ns) { /* as long as we know of it */
+		m.row.entered_ns = bpf_ktime_get_ns();
+		m.row.entered_bound = true;
+	}
 	if (!m.row.cookie || m.row.netns == 0)
 		return 0;
 	if (bpf_map_update_elem(&minis, &m.row.cookie, &m, BPF_NOEXIST)) /* or it is known by now */

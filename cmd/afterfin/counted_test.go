@@ -32,7 +32,8 @@ type timeWaitReport struct {
 			In             float64 `json:"in_per_s"`
 			Trend          string
 			Settles        float64 `json:"settles_at"`
-			BySide         sides   `json:"by_side"`
+			Unseen         int
+			BySide         sides `json:"by_side"`
 		}
 		Makers []struct {
 			PID   int
@@ -152,6 +153,7 @@ func TestTimeWaitCounted(t *testing.T) {
 	if len(r.Spaces) != 1 || r.Spaces[0].NetNS != m.ns.Inode() {
 		t.Fatalf("netns %+v", r.Spaces)
 	}
+	m.causes["expired"] -= unseen(t, &r)
 	m.compare(&r)
 	m.compareEach(&r)
 	for what, n := range r.Lost {
@@ -160,6 +162,21 @@ func TestTimeWaitCounted(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections: %+v, %v, %v to %v", m.made, r.BySide, r.ByCause, time.Duration(r.Min), time.Duration(r.Max))
+}
+
+// unseen is how many ends were kept from us, by the report's own word. There are hosts whose
+// kernel runs no BPF program on top of certain processes, and timers run on top of any; the
+// kernels of the matrix keep nothing.
+func unseen(t *testing.T, r *timeWaitReport) int {
+	t.Helper()
+	n := r.Spaces[0].Flow.Unseen
+	if n != 0 {
+		t.Logf("%d ends were not seen", n)
+	}
+	if n != 0 && os.Getenv(wantAccept) != "" {
+		t.Errorf("%d ends were not seen", n)
+	}
+	return n
 }
 
 func (m *mix) compare(r *timeWaitReport) {
@@ -193,13 +210,13 @@ func (m *mix) compare(r *timeWaitReport) {
 		m.Errorf("peers %+v, left out %+v", peers, space.LeftOut)
 	}
 	entered := m.entered.Accept + m.entered.Connect
-	if space.Flow.Entered != entered || space.Flow.Ended != entered || space.Live != 0 || *space.LiveBefore != 0 {
+	if space.Flow.Entered != entered || space.Flow.Ended != entered-space.Flow.Unseen || space.Live != 0 || *space.LiveBefore != 0 {
 		m.Errorf("flow %+v, live %d before %d; want %d in and out", space.Flow, space.Live, *space.LiveBefore, entered)
 	}
 	if r.ClosedFirst != m.closedFirst || r.Exchanges == nil || *r.Exchanges != 0 {
 		m.Errorf("%d closed first, want %d", r.ClosedFirst, m.closedFirst)
 	}
-	if expired := m.causes["expired"]; r.Count != expired || r.AtLeast != 0 || r.Quality != "exact" || r.CutShort.Count != entered-expired {
+	if expired := m.causes["expired"]; r.Count != expired || r.AtLeast != 0 || r.Quality != "exact" || r.CutShort.Count != entered-space.Flow.Unseen-expired {
 		m.Errorf("%d lengths (%s), %d cut short", r.Count, r.Quality, r.CutShort.Count)
 	}
 	const late = time.Second / 2 // many at once, beside all that runs here: TestMSL is strict
@@ -250,7 +267,8 @@ func slotOf(v uint64) (floor uint64) {
 // wrong by the five jiffies that their timers may be wrong by, and said to be one.
 func TestTimeWaitCountedFromBefore(t *testing.T) {
 	t.Parallel()
-	const n = 20
+	const all = 20
+	n := all
 	ns := newNetNS(t)
 	err := ns.Do(func() error {
 		c, err := lab.NewCloser()
@@ -258,31 +276,32 @@ func TestTimeWaitCountedFromBefore(t *testing.T) {
 			return err
 		}
 		defer c.Close()
-		return c.Spread(n, 20*time.Millisecond)
+		return c.Spread(all, 20*time.Millisecond)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for begin := lab.Mono(); miniSockets(t, ns) != n; { // the last one may be in a softirq
+	for begin := lab.Mono(); miniSockets(t, ns) != all; { // the last one may be in a softirq
 		if lab.Mono()-begin > patience {
-			t.Fatalf("%d mini-sockets, want %d", miniSockets(t, ns), n)
+			t.Fatalf("%d mini-sockets, want %d", miniSockets(t, ns), all)
 		}
 	}
 	c := startCounting(t, "--netns", ns.Path())
 	awaitMiniSockets(t, ns)
 	r := c.stop(t)
 	s := &r.Spaces[0]
-	if *s.LiveBefore != n || s.Flow.Entered != 0 || s.Flow.Ended != n || s.Flow.Trend != "falling" || r.ByCause["expired"] != n || len(r.ByCause) != 1 {
+	n -= unseen(t, &r)
+	if *s.LiveBefore != all || s.Flow.Entered != 0 || s.Flow.Ended != n || s.Flow.Trend != "falling" || r.ByCause["expired"] != n || len(r.ByCause) != 1 {
 		t.Errorf("%d before, %+v, %v", *s.LiveBefore, s.Flow, r.ByCause)
 	}
 	if r.Quality != "bound" || r.Count != n || r.AtLeast != n || r.Restarts.Unknown != n || r.BySide != (sides{}) {
 		t.Errorf("%s: %d, %d at least, restarts %+v, %+v", r.Quality, r.Count, r.AtLeast, r.Restarts, r.BySide)
 	}
-	length := time.Duration(knob(t, timeWaitLength, 60)) * time.Second
+	length := timeWaitSeconds(t)
+	if time.Duration(r.Nominal) != length {
+		t.Errorf("nominal %v", time.Duration(r.Nominal))
+	}
 	if low, high := length-5*jiffy(t), length*12/10; time.Duration(r.Min) < low || time.Duration(r.Max) > high {
 		t.Errorf("at least %v to %v, want %v to %v", time.Duration(r.Min), time.Duration(r.Max), low, high)
-	}
-	if r.Nominal != 0 { // no timer of a TIME_WAIT was set meanwhile
-		t.Errorf("nominal %d", r.Nominal)
 	}
 }

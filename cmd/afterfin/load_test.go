@@ -158,7 +158,7 @@ func connections(n, ports int) error {
 		closers = append(closers, c)
 	}
 	for i := range n {
-		if err := closers[i%ports].Leave(); err != nil {
+		if _, err := closers[i%ports].Leave(); err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)
 		}
 	}

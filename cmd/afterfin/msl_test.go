@@ -24,15 +24,16 @@ import (
 type mslReport struct {
 	Kernel     string
 	HZ         int
-	Counted    float64        `json:"hz_counted"`
-	Nominal    int64          `json:"nominal_ns"`
-	Bucket     int64          `json:"bucket_ns"`
-	PredictMin int64          `json:"predicted_min_ns"`
-	PredictMax int64          `json:"predicted_max_ns"`
-	Min        int64          `json:"min_ns"`
-	P50        int64          `json:"p50_ns"`
-	Max        int64          `json:"max_ns"`
-	Worst      int64          `json:"worst_error_ns"`
+	Counted    float64 `json:"hz_counted"`
+	Nominal    int64   `json:"nominal_ns"`
+	Bucket     int64   `json:"bucket_ns"`
+	PredictMin int64   `json:"predicted_min_ns"`
+	PredictMax int64   `json:"predicted_max_ns"`
+	Min        int64   `json:"min_ns"`
+	P50        int64   `json:"p50_ns"`
+	Max        int64   `json:"max_ns"`
+	Worst      int64   `json:"worst_error_ns"`
+	Unseen     int
 	ByCause    map[string]int `json:"by_cause"`
 	Samples    []struct {
 		Phase     int64 `json:"phase_ns"`
@@ -56,7 +57,8 @@ func runMSL(t *testing.T, args ...string) (r mslReport, raw []byte) {
 }
 
 // TestMSL: each TIME_WAIT ends when the wheel lets expect it, wherever in its bucket it is due.
-// A CPU that is held up comes late to its tick, and then all timers of a bucket are late:
+// A CPU that is held up comes late to its tick, and then all timers of a bucket are late; and
+// there are hosts that run no BPF program on top of certain processes, and timers run on any:
 // outside of virtual time a measurement that was disturbed is repeated, twice at most.
 func TestMSL(t *testing.T) {
 	t.Parallel()
@@ -72,22 +74,21 @@ func TestMSL(t *testing.T) {
 	for try := 0; ; try++ {
 		r, raw = runMSL(t, "--connections", "64", "--chart", chart)
 		late := time.Duration(r.Worst)
-		if late.Abs() <= allowed {
+		if late.Abs() <= allowed && r.Unseen == 0 {
 			break
 		}
 		if try == 2 || os.Getenv(virtualTime) != "" || late < -allowed { // nothing makes one early
-			t.Fatalf("the worst sample is off by %v, more than %v: %s", late, allowed, raw)
+			t.Fatalf("the worst sample is off by %v, more than %v, or %d ends were not seen: %s", late, allowed, r.Unseen, raw)
 		}
-		t.Logf("try %d: a sample is late by %v, more than %v: once more", try+1, late, allowed)
+		t.Logf("try %d: a sample is late by %v, more than %v, or %d ends were not seen: once more", try+1, late, allowed, r.Unseen)
 	}
 	t.Logf("MSL %s", raw)
 
 	if want := int((time.Second + tick/2) / tick); r.HZ != want {
 		t.Errorf("HZ %d, want %d", r.HZ, want)
 	}
-	length, bucket := 60*time.Second, map[int]time.Duration{100: 5120 * time.Millisecond, 250: 2048 * time.Millisecond, 1000: 4096 * time.Millisecond}[r.HZ]
+	length, bucket := timeWaitSeconds(t), map[int]time.Duration{100: 5120 * time.Millisecond, 250: 2048 * time.Millisecond, 1000: 4096 * time.Millisecond}[r.HZ]
 	if os.Getenv(timeWaitLength) != "" { // a kernel that was built with another one
-		length = time.Duration(knob(t, timeWaitLength, 0)) * time.Second
 		bucket = 256 * time.Millisecond // 15 s at HZ=250
 	}
 	if time.Duration(r.Nominal) != length || time.Duration(r.Bucket) != bucket {

@@ -33,6 +33,9 @@ func readyLines(s feed.Start) []string {
 		lines = append(lines, fmt.Sprintf("notice: --exact-owner: one system call (getppid) takes %s, was %s, for every process until afterfin ends",
 			view.Duration(s.CallAfter), view.Duration(s.CallBefore)))
 	}
+	if s.LengthUnknown != nil {
+		lines = append(lines, fmt.Sprintf("notice: TIME_WAIT: how long it is on this kernel could not be measured (%v): of those older than afterfin only the time since is told", s.LengthUnknown))
+	}
 	if s.Unreadable > 0 {
 		lines = append(lines, fmt.Sprintf("notice: %d processes or network namespaces could not be entered (that takes CAP_SYS_ADMIN, CAP_SYS_PTRACE and all that such a process may): their existing sockets are not known", s.Unreadable))
 	}

@@ -49,6 +49,9 @@ type Start struct {
 	CallBefore   time.Duration // cost of one system call before --exact-owner armed anything
 	CallAfter    time.Duration // and after; 0 if nothing was armed
 	Took         time.Duration // from Open to ready
+	// LengthUnknown is why it is not known how long this kernel's TIME_WAIT is; nil if it is,
+	// or does not matter.
+	LengthUnknown error
 }
 
 // Feed is the running stream. Not for concurrent use.
@@ -82,8 +85,12 @@ func Open(cfg Config) (*Feed, error) {
 		f.start.CallBefore = tracer.CallCost()
 	}
 	var err error
+	var length time.Duration
+	if !cfg.NoTimeWait {
+		length, f.start.LengthUnknown = timeWaitLength()
+	}
 	if f.tracer, err = tracer.New(tracer.Config{
-		Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, Sites: cfg.Sites, Deep: cfg.Deep,
+		Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, TimeWaitLength: length, Sites: cfg.Sites, Deep: cfg.Deep,
 		Counts: cfg.Counts, Rows: cfg.Rows, Types: cfg.Types,
 	}); err != nil {
 		return nil, err

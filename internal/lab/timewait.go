@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -46,11 +47,20 @@ func (c *Closer) Addr() netip.AddrPort {
 }
 
 // Pair makes one connection. The caller closes both descriptors.
-func (c *Closer) Pair() (client, server int, err error) {
+func (c *Closer) Pair() (client, server int, err error) { return c.pair(nil) }
+
+// pair has the client bound to an address if there is one.
+func (c *Closer) pair(from unix.Sockaddr) (client, server int, err error) {
 	if client, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, -1, err
 	}
-	if err = unix.Connect(client, c.at); err == nil {
+	if err = unix.SetsockoptInt(client, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err == nil && from != nil {
+		err = unix.Bind(client, from)
+	}
+	if err == nil {
+		err = unix.Connect(client, c.at)
+	}
+	if err == nil {
 		server, _, err = unix.Accept4(c.listener, unix.SOCK_CLOEXEC)
 	}
 	if err != nil {
@@ -75,13 +85,30 @@ func CloseBoth(first, second int) error {
 }
 
 // Leave makes one connection that the client closes first, so that it is the client's port
-// which TIME_WAIT then holds.
-func (c *Closer) Leave() error {
+// which TIME_WAIT then holds: from.
+func (c *Closer) Leave() (from unix.Sockaddr, err error) {
 	client, server, err := c.Pair()
+	if err != nil {
+		return nil, err
+	}
+	if from, err = unix.Getsockname(client); err != nil {
+		unix.Close(client)
+		unix.Close(server)
+		return nil, err
+	}
+	return from, CloseBoth(client, server)
+}
+
+// Retake connects from the address that a TIME_WAIT holds, which ends it, and resets that
+// connection, so that it leaves none.
+func (c *Closer) Retake(from unix.Sockaddr) error {
+	client, server, err := c.pair(from)
 	if err != nil {
 		return err
 	}
-	return CloseBoth(client, server)
+	defer unix.Close(server)
+	err = unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return errors.Join(err, unix.Close(client))
 }
 
 // Spread leaves n of them, one every apart. It stops at the first error.
@@ -89,7 +116,7 @@ func (c *Closer) Spread(n int, apart time.Duration) error {
 	begin := Mono()
 	for i := range n {
 		time.Sleep(begin + time.Duration(i+1)*apart - Mono())
-		if err := c.Leave(); err != nil {
+		if _, err := c.Leave(); err != nil {
 			return fmt.Errorf("connection %d: %w", i+1, err)
 		}
 	}

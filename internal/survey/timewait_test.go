@@ -39,7 +39,7 @@ func TestTimeWaits(t *testing.T) {
 			return err
 		}
 		for range 3 {
-			if err := c.Leave(); err != nil {
+			if _, err := c.Leave(); err != nil {
 				return err
 			}
 		}
@@ -84,7 +84,8 @@ func TestTimeWaits(t *testing.T) {
 			return err
 		}
 		defer c.Close()
-		return c.Leave()
+		_, err = c.Leave()
+		return err
 	})
 	if s := census1(t, only, &event.Filter{}, func(s *timewait.Space) bool { return s.Overflows == 1 }); s.Overflows != 1 || s.Live != 5 {
 		t.Errorf("%+v", s)

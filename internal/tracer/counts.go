@@ -120,8 +120,8 @@ func (t *Tracer) readPeers(c *event.Counts) error {
 	return all.Err()
 }
 
-// TimeWaitLength is what the timer of a TIME_WAIT was set to, as far as one was seen since New;
-// 0: none. TCP_TIMEWAIT_LEN, which some kernels have other than 60 s.
+// TimeWaitLength is Config.TimeWaitLength, or what the timer of a TIME_WAIT was set to since
+// New; 0: neither is known.
 func (t *Tracer) TimeWaitLength() (time.Duration, error) {
 	var jiffies uint64
 	if err := t.coll.Variables["timewait_jiffies"].Get(&jiffies); err != nil {

@@ -68,6 +68,7 @@ func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
 		"culprits":         list,
 		"culprits_n":       uint32(n),
 		"tick_ns":          uint64(clock.Jiffy()),
+		"timewait_jiffies": uint64(cfg.TimeWaitLength / clock.Jiffy()),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

@@ -51,6 +51,10 @@ type Config struct {
 	// rows of a connection end where its socket does, with FIN_WAIT2→CLOSE.
 	NoTimeWait bool
 
+	// TimeWaitLength is what this kernel sets the timer of a TIME_WAIT to; 0: not known. By it
+	// the timers of those older than the tracer tell how long they last at least.
+	TimeWaitLength time.Duration
+
 	// Sites: have the stack of each connect() and, where fexit loads, accept() kept, and
 	// told (Tracer.Sites) when the socket comes to one of these states or its connection
 	// dies. With TIME_WAIT it is told when the mini-socket takes over.

@@ -18,6 +18,7 @@ type MSL struct {
 	timewait.Run
 	Counted float64           // ticks a second, as they were
 	ByCause map[string]uint64 // what ended them; only those that expired are samples
+	Unseen  int               // ends that nobody told of
 	Lost    event.Lost
 }
 
@@ -38,6 +39,9 @@ func WriteMSL(w io.Writer, m *MSL) error {
 		if cause != event.CauseExpired.String() {
 			fmt.Fprintf(&b, "  left out   %d that were ended by something else than their timer: %s\n", n, cause)
 		}
+	}
+	if m.Unseen > 0 {
+		fmt.Fprintf(&b, "  left out   %d whose end was not seen: lost, or kept from our programs by this kernel\n", m.Unseen)
 	}
 	fmt.Fprintf(&b, "lost %s\n", LostText(m.Lost))
 	_, err := io.WriteString(w, b.String())
@@ -75,6 +79,7 @@ type mslDocument struct {
 	Max        *int64            `json:"max_ns"`
 	Worst      *int64            `json:"worst_error_ns"`
 	ByCause    map[string]uint64 `json:"by_cause"`
+	Unseen     int               `json:"unseen"`
 	Samples    []mslSample       `json:"samples"`
 	Lost       event.Lost        `json:"lost"`
 }
@@ -90,7 +95,7 @@ func WriteMSLJSON(w io.Writer, m *MSL) error {
 	doc := mslDocument{
 		Time: time.Now().UTC().Format(time.RFC3339Nano), Kernel: m.Kernel, Arch: m.Arch, HZ: m.HZ, Counted: m.Counted,
 		Nominal: int64(m.Nominal), Bucket: int64(m.Bucket), PredictMin: int64(m.PredictedMin()), PredictMax: int64(m.PredictedMax()),
-		ByCause: m.ByCause, Samples: []mslSample{}, Lost: m.Lost,
+		ByCause: m.ByCause, Unseen: m.Unseen, Samples: []mslSample{}, Lost: m.Lost,
 	}
 	if l := m.Lengths(); len(l) > 0 {
 		doc.Min, doc.P50, doc.P99, doc.Max = some(int64(l[0]), true), some(int64(median(l)), true), some(int64(l[(len(l)*99+99)/100-1]), true), some(int64(l[len(l)-1]), true)

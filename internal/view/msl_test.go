@@ -17,7 +17,7 @@ func someMSL() *MSL {
 			{Phase: 8 * time.Millisecond, Measured: 62040*time.Millisecond + 200*time.Microsecond, Predicted: 62040 * time.Millisecond},
 			{Phase: 2000 * time.Millisecond, Measured: 60048 * time.Millisecond, Predicted: 60048*time.Millisecond + 100*time.Microsecond},
 		}},
-		Counted: 249.998, ByCause: map[string]uint64{"expired": 2, "reset": 1},
+		Counted: 249.998, ByCause: map[string]uint64{"expired": 2, "reset": 1}, Unseen: 3,
 	}
 }
 
@@ -33,6 +33,7 @@ func TestMSLText(t *testing.T) {
   measured   min 60.048 s   median 61.044 s   max 62.040 s
   worst      200 µs later than predicted (a jiffy is 4.00 ms)
   left out   1 that were ended by something else than their timer: reset
+  left out   3 whose end was not seen: lost, or kept from our programs by this kernel
 lost nothing
 `
 	if b.String() != want {
@@ -53,7 +54,7 @@ func TestMSLJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `"hz":250,"hz_counted":249.998,"nominal_ns":60000000000,"bucket_ns":2048000000,"predicted_min_ns":60000000000,"predicted_max_ns":62048000000,` +
-		`"min_ns":60048000000,"p50_ns":61044100000,"p99_ns":62040200000,"max_ns":62040200000,"worst_error_ns":200000,"by_cause":{"expired":2,"reset":1},` +
+		`"min_ns":60048000000,"p50_ns":61044100000,"p99_ns":62040200000,"max_ns":62040200000,"worst_error_ns":200000,"by_cause":{"expired":2,"reset":1},"unseen":3,` +
 		`"samples":[{"phase_ns":8000000,"measured_ns":62040200000,"predicted_ns":62040000000},{"phase_ns":2000000000,"measured_ns":60048000000,"predicted_ns":60048100000}],"lost":{`
 	if !strings.Contains(b.String(), want) {
 		t.Errorf("got  %s\nwant %s", b.String(), want)

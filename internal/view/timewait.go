@@ -193,6 +193,9 @@ func writeFlow(b *strings.Builder, r *TimeWaits, space *timewait.Space) bool {
 	if text := causesText(tally.HalfwayEnded[:]); text != "" {
 		fmt.Fprintf(b, "  FIN_WAIT2 mini-sockets that the peer never closed: %s\n", text)
 	}
+	if n := unseen(r, tally, space); n > 0 && uint64(n) > slack(tally) {
+		fmt.Fprintf(b, "  %s ends were not seen: sock_diag has them no more, and nothing was told (lost, or kept from our programs by this kernel)\n", Thousands(uint64(n)))
+	}
 	if n := overflowed(r, space); n > 0 {
 		fmt.Fprintf(b, "  %s sockets got no TIME_WAIT: tcp_max_tw_buckets (%s) or memory is used up\n", Thousands(uint64(n)), Thousands(uint64(space.Max)))
 	}
@@ -222,12 +225,34 @@ func settles(s *TimeWaitSample, f *timewait.Flow, space *timewait.Space) string 
 	return text
 }
 
+// unseen is by how much more were there before, and began, than ended and are there: the ends
+// that nobody told of, and what came and went between reading the counts and the dump.
+func unseen(r *TimeWaits, tally *event.Tally, space *timewait.Space) int64 {
+	before := spaceBefore(r, space)
+	if before == nil {
+		return 0
+	}
+	return int64(before.Live) + int64(timewait.Sum(tally.Entered[:])) - int64(timewait.Sum(tally.Ended[:])) - int64(space.Live)
+}
+
+// slack is what may come and go between the two.
+func slack(tally *event.Tally) uint64 {
+	return 10 + (timewait.Sum(tally.Entered[:])+timewait.Sum(tally.Ended[:]))/50
+}
+
+func spaceBefore(r *TimeWaits, space *timewait.Space) *timewait.Space {
+	for i := range r.Before.Spaces {
+		if r.Before.Spaces[i].NetNS == space.NetNS {
+			return &r.Before.Spaces[i]
+		}
+	}
+	return nil
+}
+
 // overflowed counts those that got no mini-socket in the sample.
 func overflowed(r *TimeWaits, space *timewait.Space) int64 {
-	for i := range r.Before.Spaces {
-		if before := &r.Before.Spaces[i]; before.NetNS == space.NetNS && before.Overflows >= 0 {
-			return max(0, space.Overflows-before.Overflows)
-		}
+	if before := spaceBefore(r, space); before != nil && before.Overflows >= 0 {
+		return max(0, space.Overflows-before.Overflows)
 	}
 	return 0
 }

@@ -163,7 +163,7 @@ func TestTimeWaitJSON(t *testing.T) {
 	for _, part := range []string{
 		`"live":24140,"fin_wait2":3,"mini_socket_bytes":256,"bytes":6180608`,
 		`"netns":9,"own":true,"live":24140,"live_before":24130,"fin_wait2":3,"max_tw_buckets":262144,"live_by_side":{"connect":23650,"accept":470,"unknown":20}`,
-		`"overflows_total":12,"overflows":7,"flow":{"entered":4000,"ended":4000,"in_per_s":400,"out_per_s":400,"trend":"steady","settles_at":24409.6,"by_side":{"connect":3900,"accept":100,"unknown":0}}`,
+		`"overflows_total":12,"overflows":7,"flow":{"entered":4000,"ended":4000,"in_per_s":400,"out_per_s":400,"trend":"steady","settles_at":24409.6,"by_side":{"connect":3900,"accept":100,"unknown":0},"unseen":-10}`,
 		`"by_cause":{"expired":3984,"reused_connect":16},"fin_wait2_by_cause":{"expired":2}`,
 		`{"pid":41,"start_ns":5,"comm":"php-fpm","unit":"web.service","container":null,"side":"connect","count":3900}`,
 		`{"pid":null,"start_ns":null,"comm":null,"unit":null,"container":null,"side":"accept","count":10}`,

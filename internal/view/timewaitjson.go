@@ -107,6 +107,7 @@ type flowJSON struct {
 	Trend   string   `json:"trend"`
 	Settles *float64 `json:"settles_at"`
 	BySide  bySide   `json:"by_side"`
+	Unseen  *int64   `json:"unseen"`
 }
 
 type makerJSON struct {
@@ -213,12 +214,6 @@ func spaceInJSON(r *TimeWaits, s *timewait.Space) spaceJSON {
 	if r.Sample == nil {
 		return out
 	}
-	for i := range r.Before.Spaces {
-		if before := &r.Before.Spaces[i]; before.NetNS == s.NetNS {
-			out.LiveBefore = &before.Live
-			out.Overflowed = some(overflowed(r, s), before.Overflows >= 0 && s.Overflows >= 0)
-		}
-	}
 	tally := r.Sample.Counts.Tallies[s.NetNS]
 	if tally == nil {
 		tally = &event.Tally{}
@@ -226,7 +221,12 @@ func spaceInJSON(r *TimeWaits, s *timewait.Space) spaceJSON {
 	f := r.Sample.flow(tally, s)
 	out.Flow = &flowJSON{
 		timewait.Sum(tally.Entered[:]), timewait.Sum(tally.Ended[:]), f.In, f.Out, f.Trend.String(),
-		some(f.Settles, r.Sample.Length > 0 && f.Settles >= 0), sidesJSON(tally.Entered[:]),
+		some(f.Settles, r.Sample.Length > 0 && f.Settles >= 0), sidesJSON(tally.Entered[:]), nil,
+	}
+	if before := spaceBefore(r, s); before != nil {
+		out.LiveBefore = &before.Live
+		out.Overflowed = some(overflowed(r, s), before.Overflows >= 0 && s.Overflows >= 0)
+		out.Flow.Unseen = some(unseen(r, tally, s), true)
 	}
 	out.ByCause, out.Halfways = byCause(tally.Ended[:]), byCause(tally.HalfwayEnded[:])
 	out.LeftOut = &leftOutJSON{tally.MakersLeftOut, tally.PeersLeftOut}
