@@ -21,7 +21,7 @@ type capability struct {
 var wanted = []capability{
 	{unix.CAP_BPF, "CAP_BPF", true, Privilege, "load programs and make maps"},
 	{unix.CAP_PERFMON, "CAP_PERFMON", true, Privilege, "attach to tracepoints, read kernel fields"},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, Optional, "enter other network namespaces for their existing sockets"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, Optional, "enter other network namespaces for their existing sockets; measure how long TIME_WAIT is, in one of its own"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", false, Optional, "find the network namespaces of other users' processes"},
 	{unix.CAP_SYSLOG, "CAP_SYSLOG", false, Optional, "TIME_WAIT: which function ends it, by the addresses in /proc/kallsyms"},
 }
