@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -12,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"afterfin/internal/event"
+	"afterfin/internal/lab"
 	"afterfin/internal/sockdiag"
 	"afterfin/internal/tcp"
 )
@@ -107,5 +111,65 @@ func TestTimeWaitUnprivileged(t *testing.T) {
 		if code != exitPrivilege || stdout != "" || !strings.HasPrefix(stderr, "error: CAP_BPF") || !strings.Contains(stderr, "\nhint: ") {
 			t.Errorf("%s exits %d: %s%s", command, code, stdout, stderr)
 		}
+	}
+}
+
+// TestTimeWaitHidden: without CAP_SYSLOG the kernel hides where its functions are, and
+// TIME_WAIT cannot be seen.
+func TestTimeWaitHidden(t *testing.T) {
+	stdout, stderr, code := asNobody(t, []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}, "timewait")
+	if code != exitPrivilege || stdout != "" || !strings.HasPrefix(stderr, "error: TIME_WAIT cannot be seen here: ") || !strings.Contains(stderr, "CAP_SYSLOG") || !strings.Contains(stderr, "\nhint: ") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+}
+
+// TestTimeWaitEach: for a person the ends come one by one, between what is there and what is
+// counted.
+func TestTimeWaitEach(t *testing.T) {
+	ns := newNetNS(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var stdout bytes.Buffer
+	stderr := &notes{ready: make(chan struct{})}
+	code := make(chan int, 1)
+	go func() {
+		code <- run(env{ctx: ctx, stdout: &stdout, stderr: stderr, getenv: os.Getenv, types: types}, []string{"timewait", "--each", "--sample", "1h", "--netns", ns.Path()})
+	}()
+	select {
+	case <-stderr.ready:
+	case <-time.After(patience):
+		t.Fatalf("timewait is not ready: %s", stderr)
+	}
+	err := ns.Do(func() error {
+		c, err := lab.NewCloser()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		from, err := c.Leave()
+		if err != nil {
+			return err
+		}
+		for begin := lab.Mono(); miniSockets(t, ns) == 0 && lab.Mono()-begin < patience; {
+		}
+		return c.Retake(from)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if c := <-code; c != exitOK {
+		t.Fatalf("exit %d: %s", c, stderr)
+	}
+	out := stdout.String()
+	for _, part := range []string{
+		"1 netns without TIME_WAIT\n", "TIME             PID COMM", "TIME_WAIT→CLOSE", "reused_connect",
+		"  side    connect 1 (hold ports)   accept 0 (hold none)\n", "  ends    reused_connect 1 (100 %)", "\ncut     min ", "\nwhy     1 connection closed from this side first",
+	} {
+		before, after, ok := strings.Cut(out, part)
+		if !ok {
+			t.Fatalf("no %q after %q in\n%s", part, before, stdout.String())
+		}
+		out = after
 	}
 }

@@ -93,9 +93,6 @@ func msl(e env, n int, output, chart string) error {
 	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
 		return err
 	}
-	for _, line := range hookNotices(f.Start()) {
-		fmt.Fprintln(e.stderr, line)
-	}
 	m := &measurement{env: e, ns: netns.NS{Inode: ns.Inode(), Path: ns.Path()}, feed: f, wheel: timewait.Wheel{Tick: clock.Jiffy()}, made: make(map[uint64]*making)}
 	report, err := m.run(n)
 	if err != nil {
@@ -247,6 +244,9 @@ func (m *measurement) take(ch *conn.Change) {
 func (m *measurement) await(at timewait.Tick) error {
 	var last time.Duration
 	for _, x := range m.order {
+		if x.Expires == 0 { // something ended it before its timer was read
+			continue
+		}
 		ahead := x.Expires - at.Jiffy(x.Entered, m.wheel.Tick)
 		last = max(last, at.Begin(timewait.Runs(x.Expires, ahead), m.wheel.Tick))
 	}
@@ -318,7 +318,7 @@ func (m *measurement) report(begin, end timewait.Tick) (*view.MSL, error) {
 			continue
 		}
 		r.ByCause[x.cause.String()]++
-		if x.cause == event.CauseExpired { // what else ended one says nothing about its length
+		if x.cause == event.CauseExpired && x.Expires != 0 { // what else ended one says nothing about its length
 			made = append(made, x.Made)
 		}
 	}

@@ -77,6 +77,7 @@ type timewaiter struct {
 	sample time.Duration
 	rows   writer // the ends, one by one, for a person; nil: not asked for, or JSON
 	report view.TimeWaits
+	begin  time.Duration // CLOCK_MONOTONIC when the counting began
 	each   []conn.Change // the same for the document
 	more   uint64        // than it holds
 }
@@ -105,6 +106,7 @@ func (t *timewaiter) run() error {
 	if err := f.Tracer().StartCounting(); err != nil {
 		return &failure{code: exitRuntime, err: err}
 	}
+	t.begin = clock.Mono()
 	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
 		fmt.Fprintln(t.env.stderr, line)
 	}
@@ -126,7 +128,11 @@ func (t *timewaiter) run() error {
 func sees(s feed.Start, what string) error {
 	for _, h := range s.Hooks {
 		if h.Gives == what && h.Program == "" {
-			return &failure{code: exitFeature, err: fmt.Errorf("%s cannot be seen here: %s", what, h.Why), hint: "afterfin doctor says what is missing"}
+			code := exitFeature
+			if errors.Is(h.Err, tracer.ErrHidden) {
+				code = exitPrivilege
+			}
+			return &failure{code: code, err: fmt.Errorf("%s cannot be seen here: %s", what, h.Why), hint: "afterfin doctor says what is missing"}
 		}
 	}
 	return nil
@@ -148,8 +154,7 @@ func (t *timewaiter) look() error {
 
 // follow lets the kernel count, and takes in the rows that --each tells.
 func (t *timewaiter) follow(f *feed.Feed) error {
-	begin := clock.Mono()
-	for clock.Mono()-begin < t.sample && t.env.ctx.Err() == nil {
+	for clock.Mono()-t.begin < t.sample && t.env.ctx.Err() == nil {
 		changes, _, err := f.Next()
 		if err != nil {
 			return &failure{code: exitRuntime, err: err}
@@ -171,7 +176,6 @@ func (t *timewaiter) follow(f *feed.Feed) error {
 	if err != nil {
 		return &failure{code: exitRuntime, err: err}
 	}
-	s.Took = clock.Mono() - begin
 	t.report.Sample = s
 	return t.look()
 }
@@ -207,7 +211,7 @@ func (t *timewaiter) counted(f *feed.Feed) (*view.TimeWaitSample, error) {
 	}); err != nil {
 		return nil, err
 	}
-	s := &view.TimeWaitSample{Counts: counts, Wheel: timewait.Wheel{Tick: clock.Jiffy()}, Processes: makersAlive(counts), Records: tr.Records()}
+	s := &view.TimeWaitSample{Took: end - t.begin, Counts: counts, Wheel: timewait.Wheel{Tick: clock.Jiffy()}, Processes: makersAlive(counts), Records: tr.Records()}
 	if t.cfg.Rows != 0 && t.rows == nil {
 		s.Each, s.EachLost = append([]conn.Change{}, t.each...), t.more
 	}

@@ -11,9 +11,9 @@ import (
 	"strconv"
 )
 
-// errHidden: the kernel shows addresses to those with CAP_SYSLOG, and to nobody
+// ErrHidden: the kernel shows addresses to those with CAP_SYSLOG, and to nobody
 // with kernel.kptr_restrict=2.
-var errHidden = errors.New("/proc/kallsyms hides the kernel's addresses: CAP_SYSLOG, and kernel.kptr_restrict below 2")
+var ErrHidden = errors.New("/proc/kallsyms hides the kernel's addresses: CAP_SYSLOG, and kernel.kptr_restrict below 2")
 
 // extent is where a function stands in kernel memory.
 type extent struct{ begin, end uint64 }
@@ -46,7 +46,7 @@ func extents(names map[string]bool) (map[string][]extent, error) {
 			return nil, fmt.Errorf("read /proc/kallsyms: %w", err)
 		}
 		if at == 0 {
-			return nil, errHidden
+			return nil, ErrHidden
 		}
 		open = closeAt(found, open, at)
 		if name := base(rest[2:]); names[string(name)] {

@@ -84,7 +84,7 @@ func (t *Tracer) attachTimeWait(spec *ebpf.CollectionSpec, types *Types, cannot 
 	hook := Hook{Gives: GivesTimeWait}
 	switch {
 	case cannot != nil:
-		hook.Why = cannot.Error()
+		hook.Why, hook.Err = cannot.Error(), cannot
 	default:
 		refused := t.attachAll(spec, types, "twsk_alloc", "twsk_schedule", "twsk_kill")
 		if refused == nil {

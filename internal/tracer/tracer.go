@@ -85,6 +85,7 @@ type Hook struct {
 	Gives   string // GivesState, GivesAccept, GivesTimeWait
 	Program string // "tp_btf/inet_sock_set_state"; empty if there is none
 	Why     string // why Program is not the better one, or empty
+	Err     error  // of GivesTimeWait: what keeps it from being tried, ErrHidden perhaps
 }
 
 // Tracer is the attached kernel side. Read must be called by one goroutine; the

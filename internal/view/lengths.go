@@ -86,7 +86,7 @@ func writeLives(b *strings.Builder, c *event.Counts) {
 	if exchanges.Count == 0 {
 		return
 	}
-	parts := []string{fmt.Sprintf("%s connections closed from this side first", Thousands(exchanges.Count))}
+	parts := []string{plural(int(exchanges.Count), "connection") + " closed from this side first"}
 	if lives.Count > 0 {
 		parts = append(parts, "median life "+micros(timewait.Quantile(lives, 0.5)))
 	}
