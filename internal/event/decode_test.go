@@ -116,6 +116,20 @@ func FuzzDecodeTransition(f *testing.F) {
 	})
 }
 
+func TestDecodeTimer(t *testing.T) {
+	raw := make([]byte, TimerSize)
+	raw[0], raw[4], raw[8], raw[16], raw[24], raw[32] = kindTimer, byte(tcp.TimeWait), 1, 2, 3, 4
+	if got, err := DecodeTimer(raw); err != nil || got != (MiniTimer{Cookie: 1, Expires: 2, Jiffies: 3, Mono: 4}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := DecodeTimer(raw[:TimerSize-1]); !errors.Is(err, ErrSize) {
+		t.Errorf("too short: %v", err)
+	}
+	if _, err := DecodeTimer(golden()); !errors.Is(err, ErrKind) {
+		t.Errorf("another kind: %v", err)
+	}
+}
+
 func BenchmarkDecodeTransition(b *testing.B) {
 	raw := golden()
 	var tr Transition
