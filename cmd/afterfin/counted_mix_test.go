@@ -26,6 +26,7 @@ type mix struct {
 	entered       sides
 	causes        map[string]int
 	makers        map[int]int // by pid
+	halfway       int         // orphans that died in FIN_WAIT2
 	closedFirst   int
 	made          int // connections
 }
@@ -169,9 +170,18 @@ var kinds = []struct {
 		}
 		m.causes["destroyed"]++
 	}},
-	{2, func(m *mix) {
+	{1, func(m *mix) {
 		c, s, _ := m.connect(m.one, nowhere)
 		m.reset(m.one, c, s)
+	}},
+	{1, func(m *mix) { // an orphan in FIN_WAIT2 that gets data never comes to TIME_WAIT
+		c, s, _ := m.connect(m.two, nowhere)
+		m.must(m.two.CloseFD(c))
+		m.value(m.srv.Read(s, 1))
+		m.value(m.srv.Write(s, 1))
+		m.must(m.srv.CloseFD(s))
+		m.closedFirst++
+		m.halfway++
 	}},
 }
 

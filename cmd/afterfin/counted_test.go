@@ -42,6 +42,7 @@ type timeWaitReport struct {
 			Count int
 		}
 		Peers   []timeWaitPeer
+		Halfway map[string]int              `json:"fin_wait2_by_cause"`
 		LeftOut struct{ Makers, Peers int } `json:"left_out"`
 	} `json:"netns"`
 	BySide     sides          `json:"by_side"`
@@ -212,6 +213,9 @@ func (m *mix) compare(r *timeWaitReport) {
 	entered := m.entered.Accept + m.entered.Connect
 	if space.Flow.Entered != entered || space.Flow.Ended != entered-space.Flow.Unseen || space.Live != 0 || *space.LiveBefore != 0 {
 		m.Errorf("flow %+v, live %d before %d; want %d in and out", space.Flow, space.Live, *space.LiveBefore, entered)
+	}
+	if space.Halfway["reset"] != m.halfway || len(space.Halfway) != 1 {
+		m.Errorf("FIN_WAIT2 mini-sockets %v, want %d reset", space.Halfway, m.halfway)
 	}
 	if r.ClosedFirst != m.closedFirst || r.Exchanges == nil || *r.Exchanges != 0 {
 		m.Errorf("%d closed first, want %d", r.ClosedFirst, m.closedFirst)
