@@ -21,7 +21,7 @@ func TestOutcomeMSL(t *testing.T) {
 	o := newOutcome(&job{kernel: &kernels[0], lane: &lanes[0]}, func(string) {})
 	for _, text := range []string{
 		frame + "=== RUN   TestOther", `    x_test.go:1: MSL {"no":1}`,
-		frame + "=== RUN   TestMSL", "    msl_test.go:81: MSL " + someMSL, frame + "--- PASS: TestMSL (1.00s)",
+		frame + "=== RUN   TestMSL", frame + "=== PAUSE TestMSL", frame + "=== NAME  ", frame + "=== CONT  TestMSL", "    msl_test.go:81: MSL " + someMSL, frame + "--- PASS: TestMSL (1.00s)",
 	} {
 		o.take(guest.Line{Kind: guest.Output, Text: text})
 	}

@@ -97,9 +97,11 @@ func (o *outcome) output(l guest.Line) {
 		o.begin[name] = l.At
 		return
 	}
-	if _, name, ok := strings.Cut(marked, "=== NAME  "); ok {
-		o.now = name
-		return
+	for _, turn := range []string{"=== NAME  ", "=== CONT  "} { // a parallel test goes on
+		if _, name, ok := strings.Cut(marked, turn); ok {
+			o.now = name
+			return
+		}
 	}
 	m := resultLine.FindStringSubmatch(marked)
 	if m == nil {

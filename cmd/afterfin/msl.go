@@ -93,6 +93,9 @@ func msl(e env, n int, output, chart string) error {
 	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
 		return err
 	}
+	if why := f.Start().LengthUnknown; why != nil { // by it, where there are only timers, beginnings are dated
+		return &failure{code: exitRuntime, err: why}
+	}
 	m := &measurement{env: e, ns: netns.NS{Inode: ns.Inode(), Path: ns.Path()}, feed: f, wheel: timewait.Wheel{Tick: clock.Jiffy()}, made: make(map[uint64]*making)}
 	report, err := m.run(n)
 	if err != nil {

@@ -62,5 +62,8 @@ func leftOfOne() (left time.Duration, err error) {
 			return 0, err
 		}
 	}
-	return left, c.Retake(from)
+	// Fails in the first second after boot, for the kernel takes its time stamp of 0 s for none:
+	// then this one ends with its netns, which may make a row.
+	_ = c.Retake(from)
+	return left, nil
 }
