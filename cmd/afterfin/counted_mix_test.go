@@ -236,7 +236,7 @@ func miniSockets(t *testing.T, ns *lab.NetNS) (n int) {
 // awaitMiniSockets returns when a netns has none any more.
 func awaitMiniSockets(t *testing.T, ns *lab.NetNS) {
 	t.Helper()
-	for begin := lab.Mono(); miniSockets(t, ns) > 0; time.Sleep(20 * time.Millisecond) {
+	for begin := lab.Mono(); miniSockets(t, ns) > 0; time.Sleep(time.Second / 5) {
 		if lab.Mono()-begin > 2*time.Minute {
 			t.Fatal("mini-sockets are left after two minutes")
 		}
