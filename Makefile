@@ -30,7 +30,7 @@ test: ## all tests, as root: against this kernel, then the kernel tests in guest
 vmtest: ## the second half of test (KERNELS=6.12,6.1 picks, ARGS= are its flags)
 	$(GO) run ./vmtest $(if $(filter command\ line,$(origin ARGS)),$(ARGS))
 
-kernels: ## build three small kernels: HZ=100, HZ=1000, and TIME_WAIT of 15 s (20 minutes)
+kernels: ## build three small kernels: HZ=100, HZ=1000, and TIME_WAIT of 15 s (25 minutes)
 	vmtest/linux/build
 
 2msl: kernels ## measure how long TIME_WAIT lasts on all of them: docs/2msl.md and its picture
