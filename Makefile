@@ -23,7 +23,7 @@ run: build ## build and stream (ARGS="watch -o json" for another command)
 build: ## bin/afterfin, static, without clang
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/afterfin ./cmd/afterfin
 
-test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (15 minutes)
+test: ## all tests, as root: against this kernel, then the kernel tests in guests with others (25 minutes)
 	$(GO) test -count=1 -timeout 20m -parallel 6 $(if $(SUDO),-exec 'sudo env "PATH=$(PATH)"') ./... # built as the user, run as root; most of them wait
 	$(GO) run ./vmtest
 
