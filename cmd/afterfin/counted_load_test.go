@@ -79,7 +79,7 @@ func TestTimeWaitFlatOut(t *testing.T) {
 	lost := 0
 	for what, n := range r.Lost {
 		lost += n
-		if n != 0 && os.Getenv(preempts) == "" {
+		if n != 0 && what != "lost_recursion" && os.Getenv(preempts) == "" { // what the kernel skipped is counted, as in TestFlatOut
 			t.Errorf("%s: %d", what, n)
 		}
 	}
