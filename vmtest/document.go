@@ -87,7 +87,7 @@ func documentRow(r *timewait.Run, hooks string) string {
 		seen = "timers"
 	}
 	return fmt.Sprintf("| %s %s | %d | %s | %s to %s | %s / %s / %s | %.3f ms | %s |", r.Kernel, r.Arch, r.HZ, s(r.Nominal),
-		s(r.PredictedMin()), s(r.PredictedMax()), s(l[0]), s((l[(len(l)-1)/2]+l[len(l)/2])/2), s(l[len(l)-1]),
+		s(r.PredictedMin()), s(r.PredictedMax()), s(l[0]), s(timewait.Median(l)), s(l[len(l)-1]),
 		float64(r.Worst())/float64(time.Millisecond), seen)
 }
 

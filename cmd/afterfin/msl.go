@@ -83,7 +83,7 @@ func msl(e env, n int, output, chart string) error {
 		return &failure{code: code, err: err, hint: hint}
 	}
 	defer ns.Close()
-	cfg := feed.Config{Filter: event.Filter{NetNS: ns.Inode()}, NetNSPath: ns.Path()}
+	cfg := feed.Config{Filter: event.Filter{NetNS: ns.Inode()}, NetNSPath: ns.Path(), Timers: true}
 	cfg.Filter.States.Add(tcp.TimeWait)
 	f, err := attach(e, cfg)
 	if err != nil {

@@ -20,7 +20,6 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"afterfin/internal/lab"
-	"afterfin/internal/tracer"
 )
 
 // asRoot starts afterfin as a process of its own and waits for its ready line.
@@ -184,7 +183,7 @@ func TestStopWithBacklog(t *testing.T) {
 func TestStopUnderTraffic(t *testing.T) {
 	ns := newNetNS(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan error, 1)
+	over, made := make(chan error, 1), make(chan int)
 	go func() {
 		over <- ns.Do(func() error {
 			c, err := lab.NewCloser()
@@ -195,6 +194,10 @@ func TestStopUnderTraffic(t *testing.T) {
 			for ctx.Err() == nil {
 				if err := c.Spread(1, 5*time.Millisecond); err != nil {
 					return err
+				}
+				select {
+				case made <- 1:
+				default: // nobody waits for it
 				}
 			}
 			return nil
@@ -221,7 +224,13 @@ func TestStopUnderTraffic(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("%v is not ready: %s", args, stderr)
 		}
-		time.Sleep(tracer.PollInterval * 4) // some traffic
+		for range 20 { // some traffic
+			select {
+			case <-made:
+			case <-time.After(patience):
+				t.Fatal("no traffic")
+			}
+		}
 		stop()
 		select {
 		case got := <-code:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -264,9 +263,9 @@ func (t *timewaiter) writeSample() error {
 	return t.written(view.WriteTimeWaitSample(t.env.stdout, &t.report))
 }
 
-// written: whoever read stdout has seen enough; that is no error.
+// written is the error of a write to stdout, for the user.
 func (t *timewaiter) written(err error) error {
-	if err == nil || errors.Is(err, syscall.EPIPE) {
+	if err = pipeGone(err); err == nil {
 		return nil
 	}
 	return &failure{code: exitRuntime, err: err}

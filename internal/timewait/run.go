@@ -85,6 +85,11 @@ func (r *Run) Lengths() []time.Duration {
 	return lengths
 }
 
+// Median is that of lengths that are sorted, of which there is one at least.
+func Median(sorted []time.Duration) time.Duration {
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
 // Worst is how much the sample is off that is the worst predicted; 0 without samples.
 func (r *Run) Worst() time.Duration {
 	if len(r.Samples) == 0 {

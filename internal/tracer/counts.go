@@ -134,7 +134,7 @@ func (t *Tracer) TimeWaitLength() (time.Duration, error) {
 func (t *Tracer) Records() uint64 { return t.records }
 
 // Timers calls fn with the timer of each mini-socket of the calling thread's netns, and at
-// last with the clock alone.
+// last with the clock alone. Only with Config.Timers.
 func (t *Tracer) Timers(fn func(event.MiniTimer)) error {
 	return walk(t.timers, event.TimerSize, func(raw []byte) error {
 		timer, err := event.DecodeTimer(raw)

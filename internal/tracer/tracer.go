@@ -69,6 +69,9 @@ type Config struct {
 	Counts bool
 	Rows   tcp.StateSet
 
+	// Timers: Tracer.Timers works.
+	Timers bool
+
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
 	Types *Types
 }
@@ -131,7 +134,11 @@ func New(cfg Config) (*Tracer, error) {
 	}
 	noTimeWait := configureTimeWait(spec, cfg)
 	base := spec.Copy()
-	keep(base, "set_state", "set_state_skipped", "holders", "tcp_sockets", "moves", "timers")
+	programs := []string{"set_state", "set_state_skipped", "holders", "tcp_sockets", "moves"}
+	if cfg.Timers {
+		programs = append(programs, "timers")
+	}
+	keep(base, programs...)
 	coll, err := ebpf.NewCollectionWithOptions(base, ebpf.CollectionOptions{Cache: cfg.Types.cache})
 	if err != nil {
 		return nil, plain("load", err)
@@ -150,6 +157,9 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error)
 		return plain("open ring", err)
 	}
 	for name, it := range map[string]**link.Iter{"holders": &t.holders, "tcp_sockets": &t.sockets, "timers": &t.timers} {
+		if name == "timers" && !cfg.Timers {
+			continue
+		}
 		if *it, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs[name]}); err != nil {
 			return plain("attach "+name, err)
 		}

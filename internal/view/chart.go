@@ -157,7 +157,7 @@ func (p *panel) writeHeading(b *strings.Builder) {
 	if lengths := r.Lengths(); len(lengths) > 0 {
 		n := len(lengths)
 		svgText(b, p.x, y+2*line+1, fmt.Sprintf(` fill="%s"`, chartSoft), fmt.Sprintf("min %s s, median %s s, max %s s",
-			seconds(lengths[0], 3), seconds(median(lengths), 3), seconds(lengths[n-1], 3)))
+			seconds(lengths[0], 3), seconds(timewait.Median(lengths), 3), seconds(lengths[n-1], 3)))
 	}
 }
 

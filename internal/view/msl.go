@@ -32,7 +32,7 @@ func WriteMSL(w io.Writer, m *MSL) error {
 	fmt.Fprintf(&b, "  predicted  %s to %s\n", millis(m.PredictedMin()), millis(m.PredictedMax()))
 	if len(m.Samples) > 0 {
 		l := m.Lengths()
-		fmt.Fprintf(&b, "  measured   min %s   median %s   max %s\n", millis(l[0]), millis(median(l)), millis(l[len(l)-1]))
+		fmt.Fprintf(&b, "  measured   min %s   median %s   max %s\n", millis(l[0]), millis(timewait.Median(l)), millis(l[len(l)-1]))
 		fmt.Fprintf(&b, "  worst      %s\n", offText(m.Worst(), tick))
 	}
 	for cause, n := range m.ByCause {
@@ -58,9 +58,6 @@ func offText(off, tick time.Duration) string {
 
 // millis are seconds to the millisecond: what a jiffy makes is to be seen.
 func millis(d time.Duration) string { return seconds(d, 3) + " s" }
-
-// median of what is sorted.
-func median(l []time.Duration) time.Duration { return (l[(len(l)-1)/2] + l[len(l)/2]) / 2 }
 
 // The document of msl -o json, described in docs/json.md.
 type mslDocument struct {
@@ -98,7 +95,7 @@ func WriteMSLJSON(w io.Writer, m *MSL) error {
 		ByCause: m.ByCause, Unseen: m.Unseen, Samples: []mslSample{}, Lost: m.Lost,
 	}
 	if l := m.Lengths(); len(l) > 0 {
-		doc.Min, doc.P50, doc.P99, doc.Max = some(int64(l[0]), true), some(int64(median(l)), true), some(int64(l[(len(l)*99+99)/100-1]), true), some(int64(l[len(l)-1]), true)
+		doc.Min, doc.P50, doc.P99, doc.Max = some(int64(l[0]), true), some(int64(timewait.Median(l)), true), some(int64(l[(len(l)*99+99)/100-1]), true), some(int64(l[len(l)-1]), true)
 		doc.Worst = some(int64(m.Worst()), true)
 	}
 	for _, s := range m.Samples {
