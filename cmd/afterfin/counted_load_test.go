@@ -25,11 +25,7 @@ import (
 // them, in little memory, and none comes through the ring.
 func TestTimeWaitFlatOut(t *testing.T) {
 	ns := newNetNS(t)
-	for name, value := range map[string]string{"tcp_tw_reuse": "0", "tcp_max_tw_buckets": "200000"} {
-		if err := ns.SetSysctl("net.ipv4."+name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
+	keepTimeWaits(t, ns)
 	perThread, _ := load(t)
 	perThread /= threads
 	// A process of its own, for its memory to be seen.

@@ -188,11 +188,7 @@ var kinds = []struct {
 func newMix(t *testing.T) *mix {
 	t.Helper()
 	m := &mix{T: t, ns: newNetNS(t), causes: make(map[string]int), makers: make(map[int]int)}
-	for name, value := range map[string]string{"tcp_tw_reuse": "0", "tcp_max_tw_buckets": "200000"} {
-		if err := m.ns.SetSysctl("net.ipv4."+name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
+	keepTimeWaits(t, m.ns)
 	for name, actor := range map[string]**lab.Actor{"one": &m.one, "two": &m.two, "srv": &m.srv} {
 		a, err := m.ns.Start(name)
 		if err != nil {
