@@ -16,6 +16,7 @@ struct af_wire {
 	struct af_site site;
 	struct af_slice slice;
 	struct af_timer timer;
+	struct af_port port;
 	enum af_how how;
 	enum af_side side;
 	enum af_accepted accepted;
@@ -181,6 +182,23 @@ int timers(struct bpf_iter__tcp *ctx)
 		tell_timer(ctx->meta->seq, 0);
 	else if (skc->skc_state == TCP_TIME_WAIT)
 		tell_timer(ctx->meta->seq, argument(&ctx->sk_common, 0));
+	return 0;
+}
+
+/* Every socket of one network namespace that is in the tables of connections and listeners, and its port. */
+SEC("iter/tcp")
+int ports(struct bpf_iter__tcp *ctx)
+{
+	if (ctx->sk_common)
+		tell_port(ctx->meta->seq, argument(&ctx->sk_common, 0));
+	return 0;
+}
+
+/* Every socket that somebody holds and that is in none: bind() gave it a port, and that is all. */
+SEC("iter/task_file")
+int bound_ports(struct bpf_iter__task_file *ctx)
+{
+	bound_port(ctx);
 	return 0;
 }
 

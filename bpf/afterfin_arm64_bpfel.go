@@ -18,6 +18,7 @@ import (
 const (
 	AfterfinMapArmed             = "armed"
 	AfterfinMapByCookie          = "by_cookie"
+	AfterfinMapCallers           = "callers"
 	AfterfinMapConns             = "conns"
 	AfterfinMapCounters          = "counters"
 	AfterfinMapEvents            = "events"
@@ -32,8 +33,10 @@ const (
 	AfterfinMapTallies           = "tallies"
 	AfterfinProgAcceptArgs2      = "accept_args2"
 	AfterfinProgAcceptArgs4      = "accept_args4"
+	AfterfinProgBoundPorts       = "bound_ports"
 	AfterfinProgHolders          = "holders"
 	AfterfinProgMoves            = "moves"
+	AfterfinProgPorts            = "ports"
 	AfterfinProgSetState         = "set_state"
 	AfterfinProgSetStateSkipped  = "set_state_skipped"
 	AfterfinProgSysExit          = "sys_exit"
@@ -67,6 +70,7 @@ const (
 	AfterfinVarWantNetns         = "want_netns"
 	AfterfinVarWantPids          = "want_pids"
 	AfterfinVarWantPidsN         = "want_pids_n"
+	AfterfinVarWantPorts         = "want_ports"
 	AfterfinVarWantRows          = "want_rows"
 	AfterfinVarWantRports        = "want_rports"
 	AfterfinVarWantRportsN       = "want_rports_n"
@@ -119,8 +123,10 @@ type AfterfinSpecs struct {
 type AfterfinProgramSpecs struct {
 	AcceptArgs2      *ebpf.ProgramSpec `ebpf:"accept_args2"`
 	AcceptArgs4      *ebpf.ProgramSpec `ebpf:"accept_args4"`
+	BoundPorts       *ebpf.ProgramSpec `ebpf:"bound_ports"`
 	Holders          *ebpf.ProgramSpec `ebpf:"holders"`
 	Moves            *ebpf.ProgramSpec `ebpf:"moves"`
+	Ports            *ebpf.ProgramSpec `ebpf:"ports"`
 	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
 	SetStateSkipped  *ebpf.ProgramSpec `ebpf:"set_state_skipped"`
 	SysExit          *ebpf.ProgramSpec `ebpf:"sys_exit"`
@@ -141,6 +147,7 @@ type AfterfinProgramSpecs struct {
 type AfterfinMapSpecs struct {
 	Armed      *ebpf.MapSpec `ebpf:"armed"`
 	ByCookie   *ebpf.MapSpec `ebpf:"by_cookie"`
+	Callers    *ebpf.MapSpec `ebpf:"callers"`
 	Conns      *ebpf.MapSpec `ebpf:"conns"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
@@ -180,6 +187,7 @@ type AfterfinVariableSpecs struct {
 	WantNetns       *ebpf.VariableSpec `ebpf:"want_netns"`
 	WantPids        *ebpf.VariableSpec `ebpf:"want_pids"`
 	WantPidsN       *ebpf.VariableSpec `ebpf:"want_pids_n"`
+	WantPorts       *ebpf.VariableSpec `ebpf:"want_ports"`
 	WantRows        *ebpf.VariableSpec `ebpf:"want_rows"`
 	WantRports      *ebpf.VariableSpec `ebpf:"want_rports"`
 	WantRportsN     *ebpf.VariableSpec `ebpf:"want_rports_n"`
@@ -210,6 +218,7 @@ func (o *AfterfinObjects) Close() error {
 type AfterfinMaps struct {
 	Armed      *ebpf.Map `ebpf:"armed"`
 	ByCookie   *ebpf.Map `ebpf:"by_cookie"`
+	Callers    *ebpf.Map `ebpf:"callers"`
 	Conns      *ebpf.Map `ebpf:"conns"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Events     *ebpf.Map `ebpf:"events"`
@@ -228,6 +237,7 @@ func (m *AfterfinMaps) Close() error {
 	return _AfterfinClose(
 		m.Armed,
 		m.ByCookie,
+		m.Callers,
 		m.Conns,
 		m.Counters,
 		m.Events,
@@ -268,6 +278,7 @@ type AfterfinVariables struct {
 	WantNetns       *ebpf.Variable `ebpf:"want_netns"`
 	WantPids        *ebpf.Variable `ebpf:"want_pids"`
 	WantPidsN       *ebpf.Variable `ebpf:"want_pids_n"`
+	WantPorts       *ebpf.Variable `ebpf:"want_ports"`
 	WantRows        *ebpf.Variable `ebpf:"want_rows"`
 	WantRports      *ebpf.Variable `ebpf:"want_rports"`
 	WantRportsN     *ebpf.Variable `ebpf:"want_rports_n"`
@@ -282,8 +293,10 @@ type AfterfinVariables struct {
 type AfterfinPrograms struct {
 	AcceptArgs2      *ebpf.Program `ebpf:"accept_args2"`
 	AcceptArgs4      *ebpf.Program `ebpf:"accept_args4"`
+	BoundPorts       *ebpf.Program `ebpf:"bound_ports"`
 	Holders          *ebpf.Program `ebpf:"holders"`
 	Moves            *ebpf.Program `ebpf:"moves"`
+	Ports            *ebpf.Program `ebpf:"ports"`
 	SetState         *ebpf.Program `ebpf:"set_state"`
 	SetStateSkipped  *ebpf.Program `ebpf:"set_state_skipped"`
 	SysExit          *ebpf.Program `ebpf:"sys_exit"`
@@ -302,8 +315,10 @@ func (p *AfterfinPrograms) Close() error {
 	return _AfterfinClose(
 		p.AcceptArgs2,
 		p.AcceptArgs4,
+		p.BoundPorts,
 		p.Holders,
 		p.Moves,
+		p.Ports,
 		p.SetState,
 		p.SetStateSkipped,
 		p.SysExit,

@@ -14,6 +14,7 @@ static __always_inline void look_at_end(struct look *l, struct sock *sk)
 	l->fin = sk->__sk_common.skc_flags >> SOCK_DONE & 1;
 	waiting -= l->fin; /* it takes a number too */
 	l->unread = waiting > 0 && waiting < 1U << 31;
+	l->sent = BPF_CORE_READ(tp, segs_out) != 0;
 	l->linger2 = BPF_CORE_READ(tp, linger2) < 0;
 	l->linger0 = sk->__sk_common.skc_flags >> SOCK_LINGER & 1 && !sk->sk_lingertime;
 }
@@ -59,6 +60,9 @@ static __always_inline __u8 cause_of_close(const struct af_transition *t, const 
 			return AF_CAUSE_LINGER2;
 		return sees_minis ? AF_CAUSE_UNKNOWN : AF_CAUSE_NONE;
 	}
+	/* tcp_v4_connect() fails before there is a SYN: no port, or the one from bind() has such a connection. */
+	if (t->from == TCP_SYN_SENT && !l->sent && !l->shutdown && (!t->lport || t->bound))
+		return AF_CAUSE_NO_PORT;
 	if (t->from == TCP_SYN_SENT && t->lport) /* close() before there was an answer */
 		return AF_CAUSE_NONE;
 	if (l->file && (t->from == TCP_ESTABLISHED || t->from == TCP_CLOSE_WAIT))

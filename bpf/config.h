@@ -33,6 +33,9 @@ const volatile bool want_slices = false;
 /* Count what becomes of TIME_WAIT (count.h). */
 const volatile bool want_counts = false;
 
+/* Count who calls connect(), and whither (port.h); with want_counts. */
+const volatile bool want_ports = false;
+
 /* Tell rows from and to these states (bit 1 << TCP_x). */
 const volatile __u32 want_rows = ~0U;
 

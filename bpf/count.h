@@ -3,7 +3,7 @@
 #ifndef AFTERFIN_COUNT_H
 #define AFTERFIN_COUNT_H
 
-#include "filter.h"
+#include "port.h"
 
 /* What a value counts as in a histogram; Go has the same in event.SlotFloor. */
 static __always_inline __u32 slot_of(__u64 value)
@@ -145,6 +145,8 @@ static __always_inline void count_halfway(const struct af_transition *t)
 /* A row that passed the filters. */
 static __always_inline void count_row(const struct af_transition *t)
 {
+	if (want_ports)
+		count_call(t);
 	if (t->to == TCP_TIME_WAIT)
 		count_entry(t);
 	else if (t->from == TCP_TIME_WAIT)

@@ -83,6 +83,9 @@ struct sock_common {
 	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned char skc_reuse : 4;
+	unsigned char skc_reuseport : 1;
+	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -118,15 +121,27 @@ struct timer_list {
 	void (*function)(struct timer_list *);
 };
 
+/* One for each port that is in use; below 0: connect() alone has chosen it. */
+struct inet_bind_bucket {
+	signed char fastreuse;
+	signed char fastreuseport;
+};
+
+struct inet_connection_sock {
+	struct inet_bind_bucket *icsk_bind_hash;
+};
+
 struct inet_timewait_sock {
 	struct sock_common __tw_common;
 	unsigned char tw_substate;
 	__u32 tw_entry_stamp; /* since 6.18; low half of CLOCK_MONOTONIC in ms */
 	struct timer_list tw_timer;
+	struct inet_bind_bucket *tw_tb;
 };
 
 struct tcp_timewait_sock {
 	struct inet_timewait_sock tw_sk;
+	int tw_ts_recent_stamp;
 };
 
 struct inet_sock {
@@ -139,6 +154,7 @@ struct tcp_sock {
 	__u32 copied_seq; /* what the program has read */
 	__u32 data_segs_in;
 	__u32 data_segs_out;
+	__u32 segs_out;
 	int linger2;
 };
 
@@ -207,6 +223,21 @@ struct pt_regs {
 #endif
 
 #pragma clang attribute pop
+
+/* The addresses of a socket or mini-socket of which only its own is known; IPv4 as v4-mapped. */
+static __always_inline void read_addresses(struct sock_common *skc, __u8 *local, __u8 *remote)
+{
+	if (BPF_CORE_READ(skc, skc_family) == AF_INET) {
+		__u32 *l = (__u32 *)local, *r = (__u32 *)remote;
+
+		l[2] = r[2] = bpf_htonl(0xffff);
+		l[3] = BPF_CORE_READ(skc, skc_rcv_saddr);
+		r[3] = BPF_CORE_READ(skc, skc_daddr);
+	} else {
+		BPF_CORE_READ_INTO((struct in6_addr *)local, skc, skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr *)remote, skc, skc_v6_daddr);
+	}
+}
 
 /* The system call a pt_regs stands for. arch/x86/entry and arch/arm64/kernel number them apart. */
 #if defined(__TARGET_ARCH_x86)

@@ -24,6 +24,7 @@ struct conn {
 	__u8 state; /* the state last seen; 0: none */
 	__u8 side;
 	__u8 accepted;
+	bool bound; /* connect() found a port there */
 	bool deferred; /* shutdown() came before ESTABLISHED: the kernel carries it out, in a softirq */
 	bool told; /* set_state has run for the change to `state`, set_state_skipped not yet */
 };
@@ -168,6 +169,18 @@ struct {
 	__type(key, struct af_peer);
 	__type(value, struct af_ranked);
 } peers SEC(".maps");
+
+/*
+ * Who calls connect(), only with want_ports. Inserted and counted up as those above. Full: the
+ * destination goes on with pid 0, and without room for that it is counted as lost.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 32 << 10);
+	__type(key, struct af_caller);
+	__type(value, struct af_calls);
+} callers SEC(".maps");
 
 /* Both sides set their own bit; who finds the other one set tells the end. */
 #define MINI_TOLD 1 /* →CLOSE of its socket was seen: `row` has owner and side */

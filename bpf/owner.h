@@ -21,6 +21,7 @@ struct look {
 	bool linger2; /* TCP_LINGER2 below 0 */
 	bool unread; /* there is data that nobody has read */
 	bool fin; /* SOCK_DONE: the peer's FIN came in */
+	bool sent; /* a segment, since connect() */
 	__u8 shutdown; /* sk_shutdown */
 	__u32 exchanges; /* at most, in a connection that we close; only with want_counts */
 };
@@ -88,6 +89,7 @@ static __always_inline void learn_owner(struct conn *c, const struct af_transiti
 		c->owner = (struct owner){}; /* the socket's earlier life does not count */
 		c->deferred = false;
 		c->side = AF_SIDE_CONNECT;
+		c->bound = t->lport != 0;
 		how = AF_HOW_CONNECT;
 	} else if (from == TCP_CLOSE && to == TCP_LISTEN) { /* inet_csk_listen_start */
 		c->owner = (struct owner){};

@@ -94,16 +94,7 @@ static __always_inline void row_of_mini(struct af_transition *t, struct inet_tim
 	t->lport = BPF_CORE_READ(skc, skc_num);
 	t->rport = bpf_ntohs(BPF_CORE_READ(skc, skc_dport));
 	t->restarts = AF_RESTARTS_UNKNOWN;
-	if (BPF_CORE_READ(skc, skc_family) == AF_INET) {
-		__u32 *local = (__u32 *)t->local, *remote = (__u32 *)t->remote;
-
-		local[2] = remote[2] = bpf_htonl(0xffff);
-		local[3] = BPF_CORE_READ(skc, skc_rcv_saddr);
-		remote[3] = BPF_CORE_READ(skc, skc_daddr);
-	} else {
-		BPF_CORE_READ_INTO(&t->local, skc, skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&t->remote, skc, skc_v6_daddr);
-	}
+	read_addresses(skc, t->local, t->remote);
 	t->from = BPF_CORE_READ(tw, tw_substate);
 	if (t->from == TCP_TIME_WAIT && timewait_jiffies) {
 		/*

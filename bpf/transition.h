@@ -197,6 +197,7 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 	fill_accepted(t, c, l);
 	learn_owner(c, t, l);
 	t->side = c->side;
+	t->bound = c->side == AF_SIDE_CONNECT && c->bound;
 	fill_owner(t, c);
 	/* If a transition was missed (recursion, attach), the time in state is unknown. */
 	if (c->state == t->from)

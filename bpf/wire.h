@@ -18,6 +18,7 @@ enum af_kind {
 	AF_KIND_SITE = 3, /* ring buffer: struct af_site */
 	AF_KIND_SLICE = 4, /* ring buffer of its own: struct af_slice */
 	AF_KIND_TIMER = 5, /* iterator over mini-sockets: struct af_timer */
+	AF_KIND_PORT = 6, /* iterators over sockets that have a port: struct af_port */
 };
 
 /* How the owner of a socket was learnt. */
@@ -64,7 +65,8 @@ enum af_cause {
 	AF_CAUSE_OVERFLOW = 13, /* tcp_max_tw_buckets reached: no TIME_WAIT. Go tells, from the netns's counter */
 	AF_CAUSE_DISCONNECTED = 14, /* connect(AF_UNSPEC) */
 	AF_CAUSE_LISTENER_CLOSED = 15, /* in the accept queue */
-	AF_CAUSES = 16,
+	AF_CAUSE_NO_PORT = 16, /* connect() found no port: EADDRNOTAVAIL */
+	AF_CAUSES = 17,
 };
 
 #define AF_RESTARTS_UNKNOWN 0xffff
@@ -102,7 +104,8 @@ struct af_transition {
 	__u8 cause;
 	__u16 restarts; /* of 2MSL, on leaving TIME_WAIT */
 	__u8 entered_bound; /* entered_ns is no beginning: `from` lasts at least since then */
-	__u8 pad[5];
+	__u8 bound; /* its port was there before connect(): by bind() */
+	__u8 pad[4];
 };
 
 /* A process that holds a descriptor of a TCP socket. */
@@ -205,6 +208,50 @@ struct af_histogram {
 	__u32 slots[AF_SLOTS];
 };
 
+/* A socket that has a port, and what of it decides who else may have the same one. */
+struct af_port {
+	__u32 kind;
+	__u32 netns;
+	__u64 cookie;
+	__u64 expires; /* of a mini-socket: its timer, as in struct af_timer */
+	__u64 jiffies;
+	__u64 mono_ns;
+	__u8 local[16];
+	__u8 remote[16];
+	__u32 ts_recent_stamp; /* tw_ts_recent_stamp: when a timestamp came last, in seconds; 0: none did */
+	__u32 entry_stamp; /* tw_entry_stamp, in ms; 0: this kernel has none */
+	__u16 lport;
+	__u16 rport;
+	__u8 state; /* of a mini-socket: its substate */
+	__u8 mini;
+	__u8 taken; /* connect() does not choose this port, whatever the destination */
+	__u8 reuse; /* SO_REUSEADDR */
+	__u8 reuseport;
+	__u8 v6only;
+	__u8 pad[6];
+};
+
+/* Who calls connect(), and whither: key of the map `callers`. */
+struct af_caller {
+	__u64 start_ns;
+	__u8 source[16];
+	__u8 remote[16]; /* :: if the port was there before: then the destination does not matter */
+	__u32 netns;
+	__u32 pid; /* 0: of many, for whom there was no room */
+	__u32 port;
+	__u32 bound;
+};
+
+/* What became of it. */
+struct af_calls {
+	__u64 connects; /* CLOSE→SYN_SENT */
+	__u64 failures; /* of them: no port, EADDRNOTAVAIL */
+	__u64 time_waits; /* connections that left a TIME_WAIT */
+	__u64 released; /* and those that left none: the port is free at once */
+	__u64 failed_ns; /* CLOCK_MONOTONIC of the last failure */
+	__u8 comm[AF_COMM_LEN];
+};
+
 /* Index of the map `histograms`. */
 enum af_measure {
 	AF_EXPIRED_EXACT = 0, /* TIME_WAIT that ended by its timer, in us */
@@ -216,6 +263,8 @@ enum af_measure {
 	AF_MEASURES = 6,
 };
 
+_Static_assert(sizeof(struct af_port) == 96, "a hole or a changed record");
+_Static_assert(sizeof(struct af_caller) == 56, "a hole or a changed record");
 _Static_assert(sizeof(struct af_timer) == 40, "a hole or a changed record");
 _Static_assert(sizeof(struct af_slice) == 48 + 256 + AF_SLICE_BYTES, "a hole or a changed record");
 _Static_assert(sizeof(struct af_site) == 40, "a hole or a changed record");

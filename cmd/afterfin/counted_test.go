@@ -91,7 +91,7 @@ type timeWaitBin struct {
 	AtLeast int `json:"at_least"`
 }
 
-// counting is afterfin timewait -o json, run in this process until stop.
+// counting is afterfin timewait or ports -o json, run in this process until stop.
 type counting struct {
 	stdout bytes.Buffer
 	stderr *notes
@@ -99,21 +99,26 @@ type counting struct {
 	code   chan int
 }
 
-// startCounting returns when it counts.
 func startCounting(t *testing.T, args ...string) *counting {
+	t.Helper()
+	return startReport(t, "timewait", args...)
+}
+
+// startReport returns when it counts.
+func startReport(t *testing.T, command string, args ...string) *counting {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &counting{stderr: &notes{ready: make(chan struct{})}, cancel: cancel, code: make(chan int, 1)}
 	go func() {
 		c.code <- run(env{ctx: ctx, stdout: &c.stdout, stderr: c.stderr, getenv: os.Getenv, types: types},
-			append([]string{"timewait", "-o", "json", "--sample", "1h"}, args...))
+			append([]string{command, "-o", "json", "--sample", "1h"}, args...))
 	}()
 	select {
 	case <-c.stderr.ready:
 	case code := <-c.code:
-		t.Fatalf("timewait exits %d before it is ready: %s", code, c.stderr)
+		t.Fatalf("%s exits %d before it is ready: %s", command, code, c.stderr)
 	case <-time.After(patience):
-		t.Fatalf("timewait is not ready: %s", c.stderr)
+		t.Fatalf("%s is not ready: %s", command, c.stderr)
 	}
 	t.Cleanup(cancel)
 	return c
@@ -121,14 +126,19 @@ func startCounting(t *testing.T, args ...string) *counting {
 
 func (c *counting) stop(t *testing.T) (r timeWaitReport) {
 	t.Helper()
+	c.stopInto(t, &r)
+	return r
+}
+
+func (c *counting) stopInto(t *testing.T, report any) {
+	t.Helper()
 	c.cancel()
 	if code := <-c.code; code != exitOK {
-		t.Fatalf("timewait exits %d: %s", code, c.stderr)
+		t.Fatalf("exits %d: %s", code, c.stderr)
 	}
-	if err := json.Unmarshal(c.stdout.Bytes(), &r); err != nil {
+	if err := json.Unmarshal(c.stdout.Bytes(), report); err != nil {
 		t.Fatalf("%v: %s", err, &c.stdout)
 	}
-	return r
 }
 
 // TestTimeWaitCounted: sides, causes, makers, peers and lengths of a mix are exact, by the count

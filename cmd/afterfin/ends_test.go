@@ -188,7 +188,31 @@ var ends = map[string]func(*scene){
 		}
 		e.local, e.remote = netip.AddrPortFrom(s.family.address.Addr(), 0).String(), srv.at.String()
 		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
-		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step).because("unknown")
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step).because("no_port")
+	},
+	"EADDRNOTAVAIL after bind()": func(s *scene) { // the tuple is in use
+		client, a := s.actor("client"), s.actor("server")
+		srv := s.server(a, 8)
+		first := s.fd(client.Socket(s.family.domain))
+		second := s.fd(client.Socket(s.family.domain))
+		for _, fd := range []int{first, second} {
+			if _, err := client.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+				s.Fatal(err)
+			}
+			if _, err := client.Bind(fd, netip.AddrPortFrom(s.family.address.Addr(), 41000)); err != nil {
+				s.Fatal(err)
+			}
+		}
+		one := s.connectFrom(&client.Thread, client, srv, first)
+		s.arrived(srv, one)
+		e := s.expect("tuple in use", &client.Thread, second, "connect")
+		step, err := client.Connect(second, srv.at)
+		if step.Errno != unix.EADDRNOTAVAIL {
+			s.Fatalf("connect: %v", err)
+		}
+		e.local, e.remote = netip.AddrPortFrom(s.family.address.Addr(), 41000).String(), srv.at.String()
+		e.row("CLOSE→SYN_SENT", who{"connect": {client}}, step)
+		e.row("SYN_SENT→CLOSE", who{"connect": {client}}, step).because("no_port")
 	},
 	"never accepted, then the listener is closed": func(s *scene) {
 		client, a := s.actor("client"), s.actor("server")

@@ -31,7 +31,12 @@ func (f *filterFlags) register(flags *pflag.FlagSet) {
 
 // registerNetwork registers those that say nothing about the owner or the state.
 func (f *filterFlags) registerNetwork(flags *pflag.FlagSet) {
+	f.registerDestination(flags)
 	flags.StringVarP(&f.lports, "lport", "L", "", "only these local ports, e.g. 80,443")
+}
+
+// registerDestination registers those that are about where a connection goes.
+func (f *filterFlags) registerDestination(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.rports, "rport", "D", "", "only these remote ports")
 	flags.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4 (v4-mapped included)")
 	flags.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
@@ -46,10 +51,10 @@ func (f *filterFlags) parse() (feed.Config, error) {
 		return cfg, err
 	}
 	cfg.Filter.PIDs = pids
-	if cfg.Filter.LocalPorts, err = ports("--lport", f.lports); err != nil {
+	if cfg.Filter.LocalPorts, err = portList("--lport", f.lports); err != nil {
 		return cfg, err
 	}
-	if cfg.Filter.RemotePorts, err = ports("--rport", f.rports); err != nil {
+	if cfg.Filter.RemotePorts, err = portList("--rport", f.rports); err != nil {
 		return cfg, err
 	}
 	switch {
@@ -92,7 +97,7 @@ func split(list string) []string {
 	return strings.Split(list, ",")
 }
 
-func ports(flag, list string) ([]uint16, error) {
+func portList(flag, list string) ([]uint16, error) {
 	wide, err := numbers(flag, list, event.MaxPorts, math.MaxUint16)
 	var ports []uint16
 	for _, n := range wide {

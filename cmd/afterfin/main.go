@@ -102,7 +102,7 @@ func run(e env, args []string) int {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), doctorCommand(e), versionCommand(e))
+	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), portsCommand(e), doctorCommand(e), versionCommand(e))
 	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

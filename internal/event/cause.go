@@ -24,10 +24,11 @@ const (
 	CauseOverflow // tcp_max_tw_buckets was reached
 	CauseDisconnected
 	CauseListenerClosed // in the accept queue
+	CauseNoPort         // connect() found no port: EADDRNOTAVAIL
 )
 
 var causes = [...]string{"", "unknown", "expired", "reused_connect", "reused_syn", "netns_exit", "destroyed", "reset",
-	"linger", "unread_data", "timeout", "aborted", "linger2", "overflow", "disconnected", "listener_closed"}
+	"linger", "unread_data", "timeout", "aborted", "linger2", "overflow", "disconnected", "listener_closed", "no_port"}
 
 // String is the word used in every view; empty for CauseNone.
 func (c Cause) String() string {

@@ -30,7 +30,7 @@ type Tally struct {
 // Sides and Causes are how many there are.
 const (
 	Sides  = 3
-	Causes = 16
+	Causes = 17
 )
 
 // Add adds another tally, of another netns or CPU.

@@ -26,13 +26,15 @@ const (
 	kindSite       = 3
 	kindSlice      = 4
 	kindTimer      = 5
+	kindPort       = 6
 
 	transitionSize = 120
 	siteSize       = 40
 	sliceHeader    = 304
 	sliceBytes     = 16 << 10
 	HolderSize     = 40 // of one record in the stream of the holders iterator
-	TimerSize      = 40 // and of the timers iterator
+	TimerSize      = 40 // of the timers iterator
+	PortSize       = 96 // and of the iterators that tell ports
 )
 
 var order = binary.LittleEndian
@@ -72,6 +74,7 @@ func DecodeTransition(raw []byte, t *Transition) error {
 	t.Cause = Cause(raw[111])
 	t.Restarts = order.Uint16(raw[112:])
 	t.AtLeast = raw[114] != 0
+	t.Bound = raw[115] != 0
 	return nil
 }
 
@@ -140,6 +143,29 @@ func DecodeTimer(raw []byte) (MiniTimer, error) {
 		Expires: order.Uint64(raw[16:]),
 		Jiffies: order.Uint64(raw[24:]),
 		Mono:    time.Duration(order.Uint64(raw[32:])),
+	}, nil
+}
+
+// DecodePort reads one struct af_port, with errors as above.
+func DecodePort(raw []byte) (Port, error) {
+	if err := check(raw, PortSize, kindPort); err != nil {
+		return Port{}, err
+	}
+	return Port{
+		NetNS:       order.Uint32(raw[4:]),
+		Cookie:      order.Uint64(raw[8:]),
+		Expires:     order.Uint64(raw[16:]),
+		Jiffies:     order.Uint64(raw[24:]),
+		Mono:        time.Duration(order.Uint64(raw[32:])),
+		Tuple:       tcp.Tuple{Local: netip.AddrPortFrom(addr(raw[40:]), order.Uint16(raw[80:])), Remote: netip.AddrPortFrom(addr(raw[56:]), order.Uint16(raw[82:]))},
+		RecentStamp: order.Uint32(raw[72:]),
+		EntryStamp:  order.Uint32(raw[76:]),
+		State:       tcp.State(raw[84]),
+		Mini:        raw[85] != 0,
+		Taken:       raw[86] != 0,
+		Reuse:       raw[87] != 0,
+		ReusePort:   raw[88] != 0,
+		V6Only:      raw[89] != 0,
 	}, nil
 }
 

@@ -86,6 +86,7 @@ type Transition struct {
 	Mono     time.Duration // CLOCK_MONOTONIC at the change
 	Entered  time.Duration // CLOCK_MONOTONIC when From began; 0: not seen
 	AtLeast  bool          // Entered is no beginning: From lasts at least since then
+	Bound    bool          // of SideConnect: bind() had chosen its port, not connect()
 	Cookie   uint64        // the socket's, for good; 0: could not be told
 	Inode    uint64        // of its file; 0: it has none
 	NetNS    uint32        // inode number of the network namespace

@@ -36,6 +36,7 @@ type Config struct {
 	Counts     bool // as in tracer.Config; without Rows nothing is kept of single sockets
 	Rows       tcp.StateSet
 	Timers     bool // as in tracer.Config
+	Ports      bool // as in tracer.Config
 	Types      *tracer.Types
 }
 
@@ -92,7 +93,7 @@ func Open(cfg Config) (*Feed, error) {
 	}
 	if f.tracer, err = tracer.New(tracer.Config{
 		Filter: cfg.Filter, ExactOwner: cfg.ExactOwner, NoTimeWait: cfg.NoTimeWait, TimeWaitLength: length, Sites: cfg.Sites, Deep: cfg.Deep,
-		Counts: cfg.Counts, Rows: cfg.Rows, Timers: cfg.Timers, Types: cfg.Types,
+		Counts: cfg.Counts, Rows: cfg.Rows, Timers: cfg.Timers, Ports: cfg.Ports, Types: cfg.Types,
 	}); err != nil {
 		return nil, err
 	}

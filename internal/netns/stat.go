@@ -15,20 +15,26 @@ import (
 // net.ipv4.tcp_max_tw_buckets: numbers, as many as it has. Errors are those of os.ReadFile and
 // of strconv.
 func Sysctl(name string) ([]int, error) {
-	// /proc/sys/net shows the netns of the thread that opens the file.
-	raw, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	text, err := SysctlText(name)
 	if err != nil {
 		return nil, err
 	}
 	var numbers []int
-	for field := range bytes.FieldsSeq(raw) {
-		n, err := strconv.Atoi(string(field))
+	for field := range strings.FieldsSeq(text) {
+		n, err := strconv.Atoi(field)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		numbers = append(numbers, n)
 	}
 	return numbers, nil
+}
+
+// SysctlText reads one that is no row of numbers, as it is.
+func SysctlText(name string) (string, error) {
+	// /proc/sys/net shows the netns of the thread that opens the file.
+	raw, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	return string(raw), err
 }
 
 // TimeWaitOverflows reads the counter TCPTimeWaitOverflow of the netns of the calling thread:

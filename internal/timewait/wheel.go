@@ -10,6 +10,10 @@ type Wheel struct {
 	Tick time.Duration // a jiffy, 1 s / CONFIG_HZ
 }
 
+// Nominal is TCP_TIMEWAIT_LEN of mainline kernels: how long a TIME_WAIT is set to last, where
+// that could not be measured.
+const Nominal = 60 * time.Second
+
 // A level has 64 buckets (LVL_BITS 6), each of them 8 times as wide as those of the level
 // below (LVL_CLK_SHIFT 3).
 const (

@@ -44,6 +44,18 @@ type (
 		Count uint64
 		Comm  event.Comm
 	}
+	rawCaller struct {
+		Start          uint64
+		Source, Remote [16]byte
+		NetNS, PID     uint32
+		Port, Bound    uint32
+	}
+	rawCalls struct {
+		Connects, Failures  uint64
+		TimeWaits, Released uint64
+		Failed              uint64
+		Comm                event.Comm
+	}
 )
 
 // Counts reads what was counted since StartCounting. Others go on counting meanwhile.

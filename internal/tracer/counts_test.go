@@ -19,6 +19,7 @@ import (
 func TestCountsLayout(t *testing.T) {
 	for name, value := range map[string]any{
 		"af_tally": event.Tally{}, "af_histogram": rawHistogram{}, "af_maker": rawMaker{}, "af_peer": rawPeer{}, "af_ranked": rawRanked{},
+		"af_caller": rawCaller{}, "af_calls": rawCalls{},
 	} {
 		size, at := members(t, name)
 		if int(size) != binary.Size(value) {

@@ -3,8 +3,10 @@
 package tracer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -63,7 +65,7 @@ func TestTransitionLayout(t *testing.T) {
 	values := map[string]uint64{
 		"kind": 1, "netns": 2, "mono_ns": 3, "entered_ns": 4, "cookie": 5, "inode": 6, "owner_start_ns": 7,
 		"local": 10, "remote": 40, "owner_comm": 'a', "owner_pid": 8, "lport": 9, "rport": 10, "sk_err": 11,
-		"from": 1, "to": 8, "how": 3, "side": 2, "accepted": 2, "cause": 12, "restarts": 13, "entered_bound": 1, "pad": 0,
+		"from": 1, "to": 8, "how": 3, "side": 2, "accepted": 2, "cause": 12, "restarts": 13, "entered_bound": 1, "bound": 1, "pad": 0,
 	}
 	for name := range at {
 		if _, ok := values[name]; !ok {
@@ -84,7 +86,7 @@ func TestTransitionLayout(t *testing.T) {
 		"lport": {got.Tuple.Local.Port(), uint16(9)}, "rport": {got.Tuple.Remote.Port(), uint16(10)}, "sk_err": {got.SkErr, uint16(11)},
 		"from": {got.From, tcp.Established}, "to": {got.To, tcp.CloseWait}, "how": {got.Owner.How, event.HowClose},
 		"side": {got.Side, event.SideAccept}, "accepted": {got.Accepted, event.AcceptedYes}, "cause": {got.Cause, event.CauseLinger2}, "restarts": {got.Restarts, uint16(13)},
-		"entered_bound": {got.AtLeast, true},
+		"entered_bound": {got.AtLeast, true}, "bound": {got.Bound, true},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: decoded %v, put %v", name, pair[0], pair[1])
@@ -137,7 +139,7 @@ func TestEnums(t *testing.T) {
 			"AF_CAUSE_TIMEOUT": uint64(event.CauseTimeout), "AF_CAUSE_ABORTED": uint64(event.CauseAborted),
 			"AF_CAUSE_LINGER2": uint64(event.CauseLinger2), "AF_CAUSE_OVERFLOW": uint64(event.CauseOverflow),
 			"AF_CAUSE_DISCONNECTED": uint64(event.CauseDisconnected), "AF_CAUSE_LISTENER_CLOSED": uint64(event.CauseListenerClosed),
-			"AF_CAUSES": event.Causes,
+			"AF_CAUSE_NO_PORT": uint64(event.CauseNoPort), "AF_CAUSES": event.Causes,
 		},
 		"af_side": {
 			"AF_SIDE_UNKNOWN": uint64(event.SideUnknown), "AF_SIDE_CONNECT": uint64(event.SideConnect), "AF_SIDE_ACCEPT": uint64(event.SideAccept), "AF_SIDES": event.Sides,
@@ -213,6 +215,50 @@ func TestHasHelper(t *testing.T) {
 	for name, want := range map[string]bool{"BPF_FUNC_map_lookup_elem": true, "BPF_FUNC_task_pt_regs": true, "BPF_FUNC_no_such": false} {
 		if has, err := types.hasHelper(name); has != want || err != nil {
 			t.Errorf("%s: %v, %v", name, has, err)
+		}
+	}
+}
+
+func TestPortLayout(t *testing.T) {
+	size, at := members(t, "af_port")
+	raw := make([]byte, size)
+	values := map[string]uint64{
+		"kind": 6, "netns": 2, "cookie": 3, "expires": 4, "jiffies": 5, "mono_ns": 6, "local": 10, "remote": 40, "ts_recent_stamp": 7,
+		"entry_stamp": 8, "lport": 9, "rport": 10, "state": 6, "mini": 1, "taken": 1, "reuse": 1, "reuseport": 1, "v6only": 1, "pad": 0,
+	}
+	for name := range at {
+		if _, ok := values[name]; !ok {
+			t.Errorf("member %s of the C struct is not decoded", name)
+		}
+		put(raw, at[name], values[name])
+	}
+	address := func(from byte) netip.Addr {
+		var a [16]byte
+		for i := range a {
+			a[i] = from + byte(i)
+		}
+		return netip.AddrFrom16(a)
+	}
+	want := event.Port{
+		NetNS: 2, Cookie: 3, Expires: 4, Jiffies: 5, Mono: 6, RecentStamp: 7, EntryStamp: 8,
+		Tuple: tcp.Tuple{Local: netip.AddrPortFrom(address(10), 9), Remote: netip.AddrPortFrom(address(40), 10)},
+		State: tcp.TimeWait, Mini: true, Taken: true, Reuse: true, ReusePort: true, V6Only: true,
+	}
+	if got, err := event.DecodePort(raw); err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	if _, err := event.DecodePort(raw[1:]); err == nil {
+		t.Error("too short")
+	}
+	for _, flag := range []string{"mini", "taken", "reuse", "reuseport", "v6only"} { // each by itself
+		one := bytes.Clone(raw)
+		for _, other := range []string{"mini", "taken", "reuse", "reuseport", "v6only"} {
+			put(one, at[other], 0)
+		}
+		put(one, at[flag], 1)
+		got, err := event.DecodePort(one)
+		if on := map[string]bool{"mini": got.Mini, "taken": got.Taken, "reuse": got.Reuse, "reuseport": got.ReusePort, "v6only": got.V6Only}; err != nil || !on[flag] {
+			t.Errorf("%s alone: %+v, %v", flag, got, err)
 		}
 	}
 }

@@ -72,6 +72,9 @@ type Config struct {
 	// Timers: Tracer.Timers works.
 	Timers bool
 
+	// Ports: Tracer.Ports, BoundPorts and Callers work. Takes Counts.
+	Ports bool
+
 	// Types may be shared with other tracers; nil: parsed for this one, and dropped.
 	Types *Types
 }
@@ -101,7 +104,7 @@ type Tracer struct {
 	record ringbuf.Record
 	hooks  []Hook
 
-	holders, sockets, moves, timers *link.Iter // also in links
+	holders, sockets, moves, timers, ports, bound *link.Iter // also in links
 
 	timewait      *ebpf.Collection // nil where TIME_WAIT is not seen
 	looksForMoves bool
@@ -138,6 +141,9 @@ func New(cfg Config) (*Tracer, error) {
 	if cfg.Timers {
 		programs = append(programs, "timers")
 	}
+	if cfg.Ports {
+		programs = append(programs, "ports", "bound_ports")
+	}
 	keep(base, programs...)
 	coll, err := ebpf.NewCollectionWithOptions(base, ebpf.CollectionOptions{Cache: cfg.Types.cache})
 	if err != nil {
@@ -156,8 +162,10 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error)
 	if t.ring, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
 		return plain("open ring", err)
 	}
-	for name, it := range map[string]**link.Iter{"holders": &t.holders, "tcp_sockets": &t.sockets, "timers": &t.timers} {
-		if name == "timers" && !cfg.Timers {
+	for name, it := range map[string]**link.Iter{
+		"holders": &t.holders, "tcp_sockets": &t.sockets, "timers": &t.timers, "ports": &t.ports, "bound_ports": &t.bound,
+	} {
+		if t.coll.Programs[name] == nil { // not asked for
 			continue
 		}
 		if *it, err = link.AttachIter(link.IterOptions{Program: t.coll.Programs[name]}); err != nil {
@@ -218,6 +226,9 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 			spec.Maps[name].MaxEntries = 1
 		}
 	}
+	if !cfg.Ports {
+		spec.Maps["callers"].MaxEntries = 1
+	}
 	if cfg.Sites == 0 {
 		spec.Maps["stacks"].MaxEntries = 1
 	}
@@ -241,6 +252,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"want_sites":  uint32(cfg.Sites),
 		"want_slices": cfg.Deep,
 		"want_counts": cfg.Counts,
+		"want_ports":  cfg.Ports,
 		"want_rows":   rows,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {

@@ -71,7 +71,7 @@ func WriteTimeWaitNow(w io.Writer, now *timewait.Now) error {
 }
 
 func writeSpace(b *strings.Builder, s *timewait.Space, miniBytes int) {
-	fmt.Fprintf(b, "%s  live %s", spaceName(s), Thousands(uint64(s.Live)))
+	fmt.Fprintf(b, "%s  live %s", spaceName(s.Path, s.NetNS), Thousands(uint64(s.Live)))
 	if s.Max >= 0 {
 		fmt.Fprintf(b, " of %s", Thousands(uint64(s.Max)))
 	}
@@ -93,14 +93,15 @@ func writeSpace(b *strings.Builder, s *timewait.Space, miniBytes int) {
 	fmt.Fprintf(b, "  peers   %s\n", timeWaitPeers(s.Peers))
 }
 
-func spaceName(s *timewait.Space) string {
+// spaceName names a netns by the way into it, which is empty for our own.
+func spaceName(path string, netns uint32) string {
 	switch {
-	case s.Path == "":
+	case path == "":
 		return "this netns"
-	case strings.HasPrefix(s.Path, "/proc/"): // of a process that happens to be in it
-		return "netns " + strconv.Itoa(int(s.NetNS))
+	case strings.HasPrefix(path, "/proc/"): // of a process that happens to be in it
+		return "netns " + strconv.Itoa(int(netns))
 	}
-	return "netns " + printable(filepath.Base(s.Path))
+	return "netns " + printable(filepath.Base(path))
 }
 
 func sidesText(by []uint64) string {
@@ -181,7 +182,7 @@ func writeFlow(b *strings.Builder, r *TimeWaits, space *timewait.Space) bool {
 		return false
 	}
 	f := r.Sample.flow(tally, space)
-	fmt.Fprintf(b, "%s  in %s, out %s: %s%s\n", spaceName(space), rate(f.In), rate(f.Out), f.Trend, settles(r.Sample, &f, space))
+	fmt.Fprintf(b, "%s  in %s, out %s: %s%s\n", spaceName(space.Path, space.NetNS), rate(f.In), rate(f.Out), f.Trend, settles(r.Sample, &f, space))
 	if timewait.Sum(tally.Entered[:]) > 0 {
 		fmt.Fprintf(b, "  side    %s\n", sidesText(tally.Entered[:]))
 		fmt.Fprintf(b, "  peers   %s\n", timeWaitPeers(peersIn(r.Sample.Counts, space.NetNS)))

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"afterfin/internal/clock"
+	"afterfin/internal/event"
+	"afterfin/internal/feed"
+	"afterfin/internal/netns"
+	"afterfin/internal/owner"
+	"afterfin/internal/ports"
+	"afterfin/internal/sockdiag"
+	"afterfin/internal/survey"
+	"afterfin/internal/timewait"
+	"afterfin/internal/tracer"
+	"afterfin/internal/view"
+)
+
+func portsCommand(e env) *cobra.Command {
+	var (
+		filter filterFlags
+		output string
+		sample time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "ports",
+		Short: "Say which destinations run out of ephemeral ports, above which rate, and who uses them up",
+		Long: "For each source address and destination: how many ports of ip_local_port_range it has in use, by\n" +
+			"the kernel's own rules, in which states, and how many are left. After --sample: the rate of\n" +
+			"connections against the rate above which ports run out (ports / 2MSL, as measured), when that will\n" +
+			"be, who makes them, and which connect() failed with EADDRNOTAVAIL. Then listeners that could not be\n" +
+			"bound again. A bind() that fails shows nowhere in the kernel: it is not counted. --sample 0 only\n" +
+			"tells what is there: without BPF, and without root; then it is not known whose port bind() chose,\n" +
+			"nor what tcp_tw_reuse would take.",
+		Example: "  afterfin ports\n  afterfin ports -o json | jq '.destinations[] | select(.exhausted_in_ns != null)'",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			if sample < 0 {
+				return usage("--sample: %v is negative", sample)
+			}
+			cfg, err := filter.parse()
+			if err != nil {
+				return err
+			}
+			cfg.Counts, cfg.Ports = true, true
+			return (&porter{env: e, cfg: cfg, output: output, sample: sample}).run()
+		},
+	}
+	addOutput(cmd, &output)
+	filter.registerDestination(cmd.Flags())
+	cmd.Flags().DurationVar(&sample, "sample", 10*time.Second, "look on for this long; 0: tell only what is there")
+	return cmd
+}
+
+// porter is one run of ports.
+type porter struct {
+	env    env
+	cfg    feed.Config
+	output string
+	sample time.Duration
+	begin  time.Duration // CLOCK_MONOTONIC when the counting began
+	peaks  ports.Peaks
+	report view.Ports
+}
+
+func (p *porter) run() error {
+	if p.sample == 0 {
+		if err := p.look(nil, ports.Look{}); err != nil {
+			return err
+		}
+		return p.write()
+	}
+	f, err := attach(p.env, p.cfg)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
+		return err
+	}
+	if err := p.look(f, ports.Look{}); err != nil {
+		return err
+	}
+	if err := f.Tracer().StartCounting(); err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	p.begin = clock.Mono()
+	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
+		fmt.Fprintln(p.env.stderr, line)
+	}
+	if p.output == "text" {
+		if err := p.write(); err != nil {
+			return err
+		}
+	}
+	if err := p.follow(f); err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	return p.write()
+}
+
+// follow lets the kernel count for as long as the sample takes, then looks again.
+func (p *porter) follow(f *feed.Feed) error {
+	tr := f.Tracer()
+	for clock.Mono()-p.begin < p.sample && p.env.ctx.Err() == nil {
+		if _, _, err := f.Next(); err != nil { // nothing is told; this waits, and finds silent moves
+			return err
+		}
+		if now := clock.Mono(); p.peaks.Due(now) {
+			callers, err := tr.Callers()
+			if err != nil {
+				return err
+			}
+			p.peaks.See(callers, now)
+		}
+	}
+	if err := f.LookForMoves(); err != nil {
+		return err
+	}
+	if err := tr.StopCounting(); err != nil {
+		return err
+	}
+	l := ports.Look{While: clock.Mono() - p.begin, Peaks: &p.peaks}
+	var err error
+	if l.Callers, err = tr.Callers(); err != nil {
+		return err
+	}
+	if p.report.Lost, err = f.Lost(); err != nil {
+		return err
+	}
+	p.report.Took = l.While
+	return p.look(f, l)
+}
+
+// look takes in what is there now; f is nil without BPF.
+func (p *porter) look(f *feed.Feed, l ports.Look) error {
+	only := netns.NS{Inode: p.cfg.Filter.NetNS, Path: p.cfg.NetNSPath}
+	l.Clock = ports.Clock{Wheel: timewait.Wheel{Tick: clock.Jiffy()}}
+	var (
+		ask   func(func(*event.Port)) error
+		bound []event.Port
+		err   error
+	)
+	if f != nil {
+		tr := f.Tracer()
+		if l.Clock.Length, err = tr.TimeWaitLength(); err != nil {
+			return &failure{code: exitRuntime, err: err}
+		}
+		if l.Holders, bound, err = holding(tr); err != nil {
+			return &failure{code: exitRuntime, err: err}
+		}
+		ask = tr.Ports
+	}
+	p.report.Measured = l.Clock.Length > 0
+	if !p.report.Measured {
+		l.Clock.Length = timewait.Nominal
+	}
+	p.report.Length, p.report.Wheel = l.Clock.Length, l.Clock.Wheel
+	spaces, unreachable, err := survey.Ports(only, l, ask, bound)
+	if err != nil {
+		code := exitRuntime
+		if errors.Is(err, sockdiag.ErrNoInetDiag) {
+			code = exitFeature
+		}
+		return &failure{code: code, err: err}
+	}
+	for _, s := range spaces {
+		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })
+	}
+	p.report.Spaces, p.report.Unreachable = spaces, unreachable
+	p.report.Processes = usersAlive(spaces)
+	return nil
+}
+
+// holding asks who holds which socket, and which sockets are bound and nothing else.
+func holding(tr *tracer.Tracer) (map[uint64]event.Owner, []event.Port, error) {
+	holders := make(map[uint64]event.Owner)
+	if err := tr.Holders(func(h *event.Holder) {
+		if _, ok := holders[h.Cookie]; !ok { // of several the first
+			holders[h.Cookie] = h.Owner
+		}
+	}); err != nil {
+		return nil, nil, err
+	}
+	var bound []event.Port
+	seen := make(map[uint64]bool)
+	err := tr.BoundPorts(func(b *event.Port) {
+		if !seen[b.Cookie] {
+			seen[b.Cookie] = true
+			bound = append(bound, *b)
+		}
+	})
+	return holders, bound, err
+}
+
+// wanted applies the filters; who binds first has no destination to filter by.
+func (p *porter) wanted(d *ports.Destination) bool {
+	f := &p.cfg.Filter
+	return (f.Family == 0 || (f.Family == 4) == d.Source.Is4()) &&
+		(len(f.RemotePorts) == 0 || slices.Contains(f.RemotePorts, d.Remote.Port()))
+}
+
+// usersAlive looks up unit and container of those who use the most.
+func usersAlive(spaces []*ports.Space) map[uint32]*owner.Process {
+	found := make(map[uint32]*owner.Process)
+	for _, s := range spaces {
+		for _, d := range s.Destinations {
+			for i := range min(3, len(d.Owners)) {
+				o := &d.Owners[i].Owner
+				if o.PID == 0 || found[o.PID] != nil || len(found) >= namedMakers {
+					continue
+				}
+				p, err := owner.ProcessOf(int(o.PID))
+				if err == nil && (p.Start-o.Start).Abs() <= owner.ClockTick { // else it has ended, or may not be read
+					found[o.PID] = p
+				}
+			}
+		}
+	}
+	return found
+}
+
+func (p *porter) write() error {
+	var err error
+	if p.output == "json" {
+		err = view.WritePortsJSON(p.env.stdout, &p.report, time.Now())
+	} else {
+		err = view.WritePorts(p.env.stdout, &p.report)
+	}
+	if err = pipeGone(err); err != nil {
+		return &failure{code: exitRuntime, err: err}
+	}
+	return nil
+}
