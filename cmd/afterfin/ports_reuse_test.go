@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ func reuseHolds(t *testing.T) bool {
 	second := p.second()
 	begin := lab.Mono()
 	p.leaveMany(young)
+	p.settle()
 	var r portsReport
 	report.stopInto(t, &r)
 	p.set("tcp_tw_reuse", "1")
@@ -107,8 +109,11 @@ func TestPortsListeners(t *testing.T) {
 			if p.listener, err = listen(c.first); err != nil {
 				t.Fatal(err)
 			}
-			for range 3 {
-				client, s, err := p.dial()
+			for i := range 3 {
+				client, s, err := p.dial(func(fd int) error { // each from another port: a SYN from the same one ends the TIME_WAIT
+					_, err := p.cl.Bind(fd, netip.AddrPortFrom(p.at.Addr(), uint16(50000+i)))
+					return err
+				})
 				p.value2(client, s, err)
 				p.must(p.srv.CloseFD(s)) // first, so that the port of the listener stays in TIME_WAIT
 				p.value(p.cl.Read(client, 1))

@@ -10,10 +10,14 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/event"
 	"afterfin/internal/lab"
+	"afterfin/internal/sockdiag"
+	"afterfin/internal/tcp"
 )
 
 // portsReport is ports -o json, read as a script would.
@@ -199,6 +203,7 @@ func (p *pool) fill(with unix.Errno, options ...func(fd int) error) (n int) {
 // ports is what afterfin says of the netns now.
 func (p *pool) ports(args ...string) (r portsReport) {
 	p.Helper()
+	p.settle()
 	var stdout, stderr bytes.Buffer
 	code := run(env{ctx: context.Background(), stdout: &stdout, stderr: &stderr, getenv: os.Getenv, types: types},
 		append([]string{"ports", "-o", "json", "--sample", "1ms", "--netns", p.ns.Path()}, args...))
@@ -220,3 +225,28 @@ func (p *pool) value2(c, s int, err error) {
 }
 
 func (p *pool) on(at string) netip.AddrPort { return netip.MustParseAddrPort(at) }
+
+// settle waits until the last segments of what was closed are no longer in a softirq.
+func (p *pool) settle() {
+	p.Helper()
+	p.waitFor(1<<tcp.FinWait1 | 1<<tcp.FinWait2 | 1<<tcp.Closing | 1<<tcp.LastAck)
+}
+
+// waitFor waits until no socket is in one of these states, and says when that was.
+func (p *pool) waitFor(states tcp.StateSet) time.Duration {
+	p.Helper()
+	for begin := lab.Mono(); ; time.Sleep(time.Millisecond) { // nothing tells
+		n := 0
+		if err := p.ns.Do(func() error {
+			return sockdiag.Dump(states, func(*event.Existing) { n++ })
+		}); err != nil {
+			p.Fatal(err)
+		}
+		switch now := lab.Mono(); {
+		case n == 0:
+			return now
+		case now-begin > 90*time.Second:
+			p.Fatalf("%d sockets stay", n)
+		}
+	}
+}

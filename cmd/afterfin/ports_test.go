@@ -11,9 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/clock"
-	"afterfin/internal/event"
 	"afterfin/internal/lab"
-	"afterfin/internal/sockdiag"
 	"afterfin/internal/tcp"
 )
 
@@ -54,6 +52,7 @@ func TestPortsExhaustion(t *testing.T) {
 	c.begin = lab.Mono()
 	c.until(func(now time.Duration) bool { return now-c.begin > 6*time.Second })
 	var r portsReport
+	c.settle()
 	asked := lab.Mono()
 	report.stopInto(t, &r)
 	d := r.only(t)
@@ -82,6 +81,7 @@ func TestPortsExhaustion(t *testing.T) {
 		t.Errorf("it runs out in %v, foretold %v", was, foretold)
 	}
 	var at portsReport
+	c.settle()
 	report.stopInto(t, &at)
 	full := at.only(t)
 	if full.Free != 0 || full.Used != ports || full.Exhausted == nil || *full.Exhausted != 0 || full.Failures != 1 || full.Connects != c.tries-tries ||
@@ -107,7 +107,7 @@ func TestPortsExhaustion(t *testing.T) {
 	if last.AllFree == nil {
 		t.Fatalf("recovery is not foretold: %+v", last)
 	}
-	left, over := time.Duration(*last.AllFree), c.waitNoTimeWait()
+	left, over := time.Duration(*last.AllFree), c.waitFor(1<<tcp.TimeWait)
 	if over < begin+left-clock.Jiffy() || over > end+left+clock.Jiffy()+lateness {
 		t.Errorf("the last TIME_WAIT is over after %v to %v, foretold %v", over-end, over-begin, left)
 	}
@@ -116,28 +116,8 @@ func TestPortsExhaustion(t *testing.T) {
 	}
 }
 
-// lateness is what a look of waitNoTimeWait may come late by.
+// lateness is what a look of waitFor may come late by.
 const lateness = 100 * time.Millisecond
-
-// waitNoTimeWait waits until there is none, and says when that was.
-func (p *pool) waitNoTimeWait() time.Duration {
-	p.Helper()
-	for begin := lab.Mono(); ; {
-		n := 0
-		if err := p.ns.Do(func() error {
-			return sockdiag.Dump(1<<tcp.TimeWait, func(*event.Existing) { n++ })
-		}); err != nil {
-			p.Fatal(err)
-		}
-		switch now := lab.Mono(); {
-		case n == 0:
-			return now
-		case now-begin > 90*time.Second:
-			p.Fatalf("%d TIME_WAIT do not end", n)
-		}
-		time.Sleep(10 * time.Millisecond) // nothing tells, and it is the end that is measured
-	}
-}
 
 // TestPortsRules: what is said to be free is what then connects, or binds, by the kernel's rules.
 func TestPortsRules(t *testing.T) {
