@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,16 +14,33 @@ import (
 )
 
 func doctorCommand(e env) *cobra.Command {
-	var output string
+	var (
+		output   string
+		filter   filterFlags
+		toAdvise bool
+		sample   time.Duration
+	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this kernel and these privileges allow",
 		Long: "Tries everything afterfin uses and says what each gives and how to get what is missing.\n" +
-			"Exits 0 if watch can run, 4 if a privilege and 5 if a kernel feature is missing.",
+			"Exits 0 if watch can run, 4 if a privilege and 5 if a kernel feature is missing.\n" +
+			"With --advise it measures instead, and names the settings that would change something: each with\n" +
+			"the fact, what it would change and what not. No fact, no advice; it never changes a setting.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
+			}
+			switch {
+			case sample < 0:
+				return usage("--sample: %v is negative", sample)
+			case toAdvise:
+				cfg, err := filter.parse()
+				if err != nil {
+					return err
+				}
+				return advise(e, cfg, output, sample)
 			}
 			checks := doctor.Run()
 			if err := writeChecks(e, output, checks); err != nil {
@@ -32,6 +50,10 @@ func doctorCommand(e env) *cobra.Command {
 		},
 	}
 	addOutput(cmd, &output)
+	flags := cmd.Flags()
+	flags.BoolVar(&toAdvise, "advise", false, "say which settings would change something that is measured")
+	flags.DurationVar(&sample, "sample", 10*time.Second, "with --advise: measure for this long; 0: one look, without BPF")
+	filter.registerNetNS(flags)
 	return cmd
 }
 

@@ -40,6 +40,10 @@ func (f *filterFlags) registerDestination(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.rports, "rport", "D", "", "only these remote ports")
 	flags.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4 (v4-mapped included)")
 	flags.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
+	f.registerNetNS(flags)
+}
+
+func (f *filterFlags) registerNetNS(flags *pflag.FlagSet) {
 	flags.StringVar(&f.netns, "netns", "", "only this network namespace: inode number, path, or name as in ip netns")
 }
 

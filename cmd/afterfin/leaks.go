@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/event"
 	"afterfin/internal/feed"
 	"afterfin/internal/leak"
@@ -217,6 +218,7 @@ func (o *leaksOptions) look(l *follower) (*leak.Report, view.LeakFoot, error) {
 	return r, view.LeakFoot{
 		NetNS: s.NetNS, Unreachable: s.Unreachable, Unreadable: s.Unreadable,
 		LastAck: s.States[tcp.LastAck], Orphans: s.Orphans.Count, MaxOrphans: s.Orphans.Max,
+		Advice: advice.For(&advice.Facts{Where: "the host", Orphans: max(0, s.Orphans.Count), MaxOrphans: s.Orphans.Max}),
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/clock"
 	"afterfin/internal/event"
 	"afterfin/internal/feed"
@@ -71,14 +72,25 @@ type porter struct {
 	begin  time.Duration // CLOCK_MONOTONIC when the counting began
 	peaks  ports.Peaks
 	report view.Ports
+	counts *event.Counts // of TIME_WAIT in the sample; nil without one
 }
 
 func (p *porter) run() error {
+	now := func() error { return nil }
+	if p.output == "text" {
+		now = p.write
+	}
+	if err := p.collect(now); err != nil {
+		return err
+	}
+	return p.write()
+}
+
+// collect fills the report: with what is there, on which it calls now, and with what the sample
+// shows, if there is one.
+func (p *porter) collect(now func() error) error {
 	if p.sample == 0 {
-		if err := p.look(nil, ports.Look{}); err != nil {
-			return err
-		}
-		return p.write()
+		return p.look(nil, ports.Look{})
 	}
 	f, err := attach(p.env, p.cfg)
 	if err != nil {
@@ -98,15 +110,13 @@ func (p *porter) run() error {
 	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
 		fmt.Fprintln(p.env.stderr, line)
 	}
-	if p.output == "text" {
-		if err := p.write(); err != nil {
-			return err
-		}
+	if err := now(); err != nil {
+		return err
 	}
 	if err := p.follow(f); err != nil {
 		return &failure{code: exitRuntime, err: err}
 	}
-	return p.write()
+	return nil
 }
 
 // follow lets the kernel count for as long as the sample takes, then looks again.
@@ -133,6 +143,9 @@ func (p *porter) follow(f *feed.Feed) error {
 	l := ports.Look{While: clock.Mono() - p.begin, Peaks: &p.peaks}
 	var err error
 	if l.Callers, err = tr.Callers(); err != nil {
+		return err
+	}
+	if p.counts, err = tr.Counts(); err != nil {
 		return err
 	}
 	if p.report.Lost, err = f.Lost(); err != nil {
@@ -178,8 +191,22 @@ func (p *porter) look(f *feed.Feed, l ports.Look) error {
 		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })
 	}
 	p.report.Spaces, p.report.Unreachable = spaces, unreachable
-	p.report.Processes = usersAlive(spaces)
+	p.report.Processes, p.report.Advice = usersAlive(spaces), nil
+	for _, s := range spaces {
+		p.report.Advice = append(p.report.Advice, advice.For(p.facts(s))...)
+	}
 	return nil
+}
+
+// facts are what a report on ports knows of a netns.
+func (p *porter) facts(s *ports.Space) *advice.Facts {
+	f := &advice.Facts{Where: view.SpaceName(s.Path, s.NetNS), Rules: &s.Rules, Listening: s.Outside}
+	for _, d := range s.Destinations {
+		if fc := d.Forecast(&s.Rules, p.report.Mean()); advice.InNeed(d, &fc) {
+			f.Needs = append(f.Needs, advice.Need{Destination: d, Forecast: fc})
+		}
+	}
+	return f
 }
 
 // holding asks who holds which socket, and which sockets are bound and nothing else.

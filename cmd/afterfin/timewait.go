@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/clock"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
@@ -148,6 +149,14 @@ func (t *timewaiter) look() error {
 		return &failure{code: code, err: err}
 	}
 	t.report.Before, t.report.Now = t.report.Now, now
+	t.report.Advice = nil
+	for i := range now.Spaces {
+		f := timeWaitFacts(&now.Spaces[i])
+		if s := t.report.Sample; s != nil {
+			addSampled(f, t.report.Before, now, s.Counts, &now.Spaces[i], s.Took)
+		}
+		t.report.Advice = append(t.report.Advice, advice.For(f)...)
+	}
 	return nil
 }
 

@@ -28,7 +28,7 @@ func facts() *Facts {
 		Resets: 7, While: 10 * time.Second, Orphans: 3000, MaxOrphans: 4096,
 		Queues:    []Queue{{netip.MustParseAddrPort("0.0.0.0:8080"), 130, 128}},
 		Somaxconn: 128,
-		Files:     []Files{{4121, "payment", 900, 1024, 4096}},
+		Files:     []Files{{4121, "payment", 900, 1024}},
 	}
 }
 
@@ -120,7 +120,7 @@ func TestOtherFacts(t *testing.T) {
 		"many orphans":             {Facts{Halfway: 1000, MaxTimeWaits: 1 << 20, FinTimeout: time.Minute}, "net.ipv4.tcp_fin_timeout"},
 		"a tenth of the buckets":   {Facts{Halfway: 20, MaxTimeWaits: 200, FinTimeout: time.Minute}, "net.ipv4.tcp_fin_timeout"},
 		"half of the orphans":      {Facts{Orphans: 50, MaxOrphans: 100}, "net.ipv4.tcp_max_orphans"},
-		"four fifths of the files": {Facts{Files: []Files{{1, "x", 80, 100, 100}}}, "RLIMIT_NOFILE"},
+		"four fifths of the files": {Facts{Files: []Files{{1, "x", 80, 100}}}, "RLIMIT_NOFILE"},
 	} {
 		if got := lines(&f.facts); !reflect.DeepEqual(got, []string{f.knob}) {
 			t.Errorf("%s: %v", name, got)
@@ -149,14 +149,14 @@ func TestWords(t *testing.T) {
 		{Where: "the host", Value: "4096", Fact: "3000 closed sockets are not done with their peers yet, and beyond 4096 the kernel resets them",
 			Would:    "a larger one lets them end in order, for up to 64 KiB each",
 			WouldNot: "make peers answer; who they are, ss -tan state last-ack tells, or fin-wait-1"},
-		{Where: "this netns", Value: "40000 40199", Fact: used + "; and 1 more destinations; it sustains 3.0 connections/s, the rate is 10.0",
+		{Where: "this netns", Value: "40000 40199", Fact: used + "; and 1 more destinations; that sustains 3.0 connections/s, and the rate is 10.0",
 			Would:    `"1024 65535" gives 64512 ports, which sustain 967.7 connections/s; reserve with ip_local_reserved_ports what listens there: 8080,9090`,
 			WouldNot: "shorten TIME_WAIT; a program that binds a port of its own there may find it taken"},
 		{Where: "this netns", Value: "128", Fact: "130 connections wait to be accepted at 0.0.0.0:8080, whose queue holds 128",
 			Would:    "a larger one lets more wait, once the program has called listen() again and asked for more",
 			WouldNot: "make the program accept faster"},
 		{Where: "pid 4121 (payment)", Value: "1024", Fact: "900 of 1024 descriptors are in use",
-			Would: "prlimit --pid 4121 --nofile=2048: gives it room, while it runs", WouldNot: "close what leaks; afterfin leaks tells"},
+			Would: "prlimit --pid 4121 --nofile=2048 gives it room, while it runs", WouldNot: "close what leaks; afterfin leaks tells"},
 	}
 	got := For(facts())
 	for i := range want {

@@ -29,13 +29,14 @@ type Facts struct {
 	Needs     []Need   // destinations in need of ports, the worst first
 	Listening []uint16 // ports outside of ip_local_port_range that somebody listens on
 
-	TimeWaits, Halfway int    // mini-sockets: in TIME_WAIT, and of orphans in FIN_WAIT2
-	MaxTimeWaits       int    // tcp_max_tw_buckets
-	Overflows          uint64 // TCPTimeWaitOverflow: sockets that got none since the netns began
+	TimeWaits, Halfway int // mini-sockets: in TIME_WAIT, and of orphans in FIN_WAIT2
+	MaxTimeWaits       int // tcp_max_tw_buckets
 	FinTimeout         time.Duration
-	Resets             uint64        // TIME_WAIT that a RST has ended
-	While              time.Duration // in this time
 	RFC1337            int
+
+	While     time.Duration // the sample
+	Overflows uint64        // sockets that got no TIME_WAIT in it (TCPTimeWaitOverflow)
+	Resets    uint64        // TIME_WAIT that a RST ended in it
 
 	Orphans, MaxOrphans int
 
@@ -59,10 +60,10 @@ type Queue struct {
 
 // Files is how many descriptors a process has, and may have.
 type Files struct {
-	PID        int
-	Comm       string
-	Used       int
-	Soft, Hard uint64 // RLIMIT_NOFILE
+	PID   int
+	Comm  string
+	Used  int
+	Limit uint64 // RLIMIT_NOFILE, the soft one
 }
 
 // When a number is close to its limit.
@@ -84,7 +85,7 @@ func (q *Queue) Full() bool { return q.Waiting > q.Backlog }
 
 // CloseToLimit: will the process soon fail with EMFILE?
 func (f *Files) CloseToLimit() bool {
-	return f.Soft > 0 && float64(f.Used) >= near*float64(f.Soft)
+	return f.Limit > 0 && float64(f.Used) >= near*float64(f.Limit)
 }
 
 // For gives the advice that these facts lead to.

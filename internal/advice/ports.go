@@ -112,7 +112,10 @@ func portRange(f *Facts) *Advice {
 		WouldNot: "shorten TIME_WAIT; a program that binds a port of its own there may find it taken",
 	}
 	if s := n.Forecast.Sustainable; s > 0 && d.Capacity > 0 {
-		a.Fact += fmt.Sprintf("; it sustains %.1f connections/s, the rate is %.1f", s, n.Forecast.Rate)
+		a.Fact += fmt.Sprintf("; that sustains %.1f connections/s", s)
+		if r := n.Forecast.Rate; r > 0 {
+			a.Fact += fmt.Sprintf(", and the rate is %.1f", r)
+		}
 		a.Would += fmt.Sprintf(", which sustain %.1f connections/s", s*float64(capacity)/float64(d.Capacity))
 	}
 	if len(f.Listening) > 0 {

@@ -22,7 +22,7 @@ func maxTimeWaits(f *Facts) *Advice {
 		WouldNot: "free ports; nor is any TIME_WAIT cleared when it is reached, only new ones are refused",
 	}
 	if f.Overflows > 0 {
-		a.Fact += fmt.Sprintf("; %d sockets got no TIME_WAIT since the netns began (TCPTimeWaitOverflow)", f.Overflows)
+		a.Fact += fmt.Sprintf("; %d sockets got no TIME_WAIT in %v (TCPTimeWaitOverflow)", f.Overflows, f.While.Round(time.Millisecond))
 	}
 	return a
 }
@@ -99,17 +99,12 @@ func files(f *Facts) *Advice {
 		if !p.CloseToLimit() {
 			continue
 		}
-		more := min(2*p.Soft, max(p.Hard, p.Soft))
-		a := &Advice{
-			Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", p.PID, p.Comm), Value: fmt.Sprint(p.Soft),
-			Fact:     fmt.Sprintf("%d of %d descriptors are in use", p.Used, p.Soft),
-			Would:    fmt.Sprintf("prlimit --pid %d --nofile=%d: gives it room, while it runs", p.PID, more),
+		return &Advice{
+			Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", p.PID, p.Comm), Value: fmt.Sprint(p.Limit),
+			Fact:     fmt.Sprintf("%d of %d descriptors are in use", p.Used, p.Limit),
+			Would:    fmt.Sprintf("prlimit --pid %d --nofile=%d gives it room, while it runs", p.PID, 2*p.Limit),
 			WouldNot: "close what leaks; afterfin leaks tells",
 		}
-		if more == p.Soft { // the hard limit, too
-			a.Would = fmt.Sprintf("prlimit --pid %d --nofile=%d:%d, as root: gives it room, while it runs", p.PID, 2*p.Soft, 2*p.Soft)
-		}
-		return a
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ func (d *Destination) Forecast(rules *Rules, mean time.Duration) Forecast {
 	seconds := f.While.Seconds()
 	if seconds > 0 {
 		out.Rate = float64(f.Connects) / seconds
+		out.Peak = max(out.Peak, out.Rate) // of a short sample it is the only window
 	}
 	if d.Free() <= 0 {
 		out.Exhausted = 0

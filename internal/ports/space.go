@@ -20,6 +20,7 @@ type Space struct {
 	Inferred     bool // the kernel side was not asked: whose port bind() chose is not known
 	Destinations []*Destination
 	Listeners    []*Listener
+	Outside      []uint16      // ports outside of the range that somebody listens on
 	Conntrack    *Conntrack    // nil: not active
 	At           time.Duration // CLOCK_MONOTONIC of the look
 }
@@ -114,6 +115,12 @@ func (s *Space) Take(l *Look) {
 			p.add(k, &sockets[i])
 		}
 	}
+	for port := range p.listening {
+		if port < s.Rules.Low || port > s.Rules.High {
+			s.Outside = append(s.Outside, port)
+		}
+	}
+	slices.Sort(s.Outside)
 	for i := range l.Callers {
 		if c := &l.Callers[i]; c.NetNS == s.NetNS {
 			p.destination(keyOf(c)).call(c)

@@ -16,7 +16,8 @@ import (
 // it resets them at once.
 type Orphans struct{ Count, Max int } // of all network namespaces together; -1 and 0: not shown
 
-func orphans() (o Orphans, err error) {
+// HostOrphans counts them.
+func HostOrphans() (o Orphans, err error) {
 	raw, err := os.ReadFile("/proc/net/sockstat")
 	if errors.Is(err, fs.ErrNotExist) { // procfs mounted with subset=pid
 		return Orphans{Count: -1}, nil

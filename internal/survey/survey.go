@@ -87,7 +87,7 @@ func Look(cfg Config) (*Survey, error) {
 	s.At, s.Tick = clock.Mono(), clock.Jiffy()
 	s.Boot = clock.Boot() - s.At
 	var err error
-	s.Orphans, err = orphans()
+	s.Orphans, err = HostOrphans()
 	return s, err
 }
 

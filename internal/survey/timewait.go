@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"afterfin/internal/clock"
 	"afterfin/internal/event"
@@ -65,9 +66,15 @@ type census struct {
 }
 
 func (c *census) take() error {
-	c.space.Max, c.space.Overflows = -1, -1
-	if n, err := netns.Sysctl("net.ipv4.tcp_max_tw_buckets"); err == nil && len(n) == 1 {
-		c.space.Max = n[0]
+	c.space.Max, c.space.Overflows, c.space.RFC1337 = -1, -1, -1
+	if n, err := sysctl("net.ipv4.tcp_max_tw_buckets"); err == nil {
+		c.space.Max = n
+	}
+	if n, err := sysctl("net.ipv4.tcp_fin_timeout"); err == nil {
+		c.space.FinTimeout = time.Duration(n) * time.Second
+	}
+	if n, err := sysctl("net.ipv4.tcp_rfc1337"); err == nil {
+		c.space.RFC1337 = n
 	}
 	if n, err := netns.Sysctl("net.ipv4.ip_local_port_range"); err == nil && len(n) == 2 {
 		c.ports = [2]int(n)

@@ -20,6 +20,9 @@ type Space struct {
 	Halfway int // and those of orphans in FIN_WAIT2, which count for Max too
 	Max     int // tcp_max_tw_buckets; -1: not known
 
+	FinTimeout time.Duration // tcp_fin_timeout; 0: not known
+	RFC1337    int           // tcp_rfc1337; -1: not known
+
 	// Overflows is TCPTimeWaitOverflow: sockets that got no mini-socket since the netns is
 	// there. -1: not known.
 	Overflows int64
@@ -45,6 +48,26 @@ func (n *Now) Live() (live, halfway int) {
 		halfway += n.Spaces[i].Halfway
 	}
 	return live, halfway
+}
+
+// Space gives that of a netns, nil if it was not seen.
+func (n *Now) Space(netns uint32) *Space {
+	for i := range n.Spaces {
+		if n.Spaces[i].NetNS == netns {
+			return &n.Spaces[i]
+		}
+	}
+	return nil
+}
+
+// Overflowed counts the sockets of a netns that got no mini-socket from one look to the next; 0
+// also where that is not known.
+func (n *Now) Overflowed(next *Now, netns uint32) uint64 {
+	before, after := n.Space(netns), next.Space(netns)
+	if before == nil || after == nil || before.Overflows < 0 {
+		return 0
+	}
+	return uint64(max(0, after.Overflows-before.Overflows))
 }
 
 // SortPeers has those with the most first, in a stable order.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/event"
 	"afterfin/internal/leak"
 	"afterfin/internal/owner"
@@ -23,6 +24,7 @@ type LeakFoot struct {
 	NetNS, Unreachable, Unreadable int
 	LastAck, Orphans, MaxOrphans   int
 	Lost                           *event.Lost // nil: nothing was followed
+	Advice                         []advice.Advice
 }
 
 // Samples in a block of text; JSON has all.
@@ -85,7 +87,7 @@ func writeLeak(b *strings.Builder, r *leak.Report, g *leak.Group) {
 	for i, line := range holdersText(g) {
 		fmt.Fprintf(b, "  %-6s %s\n", first(i, "fds"), line)
 	}
-	for i, line := range advice(g) {
+	for i, line := range nextSteps(g) {
 		fmt.Fprintf(b, "  %-6s %s\n", first(i, "next"), line)
 	}
 }
@@ -269,6 +271,7 @@ func numbersText(fds []int) string {
 }
 
 func writeFoot(b *strings.Builder, r *leak.Report, foot LeakFoot) {
+	writeAdvice(b, foot.Advice)
 	parts := []string{fmt.Sprintf("%d netns", foot.NetNS)}
 	if foot.LastAck > 0 || foot.Orphans > 0 {
 		text := fmt.Sprintf("LAST_ACK %s, orphans %s", Thousands(uint64(foot.LastAck)), Thousands(uint64(max(0, foot.Orphans))))

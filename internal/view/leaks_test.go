@@ -157,7 +157,7 @@ func leakJSON(t *testing.T, r *leak.Report, foot LeakFoot) (doc map[string]any, 
 func TestLeakJSONUnknownIsNull(t *testing.T) {
 	_, raw := leakJSON(t, &leak.Report{}, LeakFoot{NetNS: 1})
 	const none = `{"time":"2026-11-22T12:00:00.123456789Z","state":"CLOSE_WAIT","older_than_ns":10000000000,"leaks":[],"younger":0,"ignored":0,"unclear_fds":0,` +
-		`"netns_seen":1,"unreachable":0,"unreadable":0,"last_ack":0,"orphans":0,"max_orphans":null,"lost":null}` + "\n"
+		`"netns_seen":1,"unreachable":0,"unreadable":0,"last_ack":0,"orphans":0,"max_orphans":null,"advice":[],"lost":null}` + "\n"
 	if raw != none {
 		t.Errorf("got  %swant %s", raw, none)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/event"
 	"afterfin/internal/leak"
 	"afterfin/internal/owner"
@@ -14,20 +15,21 @@ import (
 
 // The document of leaks -o json, described in docs/json.md.
 type leaksDocument struct {
-	Time       string      `json:"time"`
-	State      string      `json:"state"`
-	OlderThan  int64       `json:"older_than_ns"`
-	Leaks      []leakGroup `json:"leaks"`
-	Younger    int         `json:"younger"`
-	Ignored    int         `json:"ignored"`
-	UnclearFDs int         `json:"unclear_fds"`
-	NetNS      int         `json:"netns_seen"`
-	Unreached  int         `json:"unreachable"`
-	Unreadable int         `json:"unreadable"`
-	LastAck    int         `json:"last_ack"`
-	Orphans    *int        `json:"orphans"`
-	MaxOrphans *int        `json:"max_orphans"`
-	Lost       *event.Lost `json:"lost"` // null: nothing was followed
+	Time       string          `json:"time"`
+	State      string          `json:"state"`
+	OlderThan  int64           `json:"older_than_ns"`
+	Leaks      []leakGroup     `json:"leaks"`
+	Younger    int             `json:"younger"`
+	Ignored    int             `json:"ignored"`
+	UnclearFDs int             `json:"unclear_fds"`
+	NetNS      int             `json:"netns_seen"`
+	Unreached  int             `json:"unreachable"`
+	Unreadable int             `json:"unreadable"`
+	LastAck    int             `json:"last_ack"`
+	Orphans    *int            `json:"orphans"`
+	MaxOrphans *int            `json:"max_orphans"`
+	Advice     []advice.Advice `json:"advice"`
+	Lost       *event.Lost     `json:"lost"` // null: nothing was followed
 }
 
 type leakGroup struct {
@@ -116,7 +118,7 @@ func WriteLeaksJSON(w io.Writer, r *leak.Report, foot LeakFoot, at time.Time) er
 		Time: at.UTC().Format(time.RFC3339Nano), State: r.State.String(), OlderThan: int64(r.OlderThan),
 		Leaks: []leakGroup{}, Younger: r.Younger, Ignored: r.Ignored, UnclearFDs: r.Unclear,
 		NetNS: foot.NetNS, Unreached: foot.Unreachable, Unreadable: foot.Unreadable,
-		LastAck: foot.LastAck, Orphans: some(foot.Orphans, foot.Orphans >= 0), MaxOrphans: some(foot.MaxOrphans, foot.MaxOrphans > 0), Lost: foot.Lost,
+		LastAck: foot.LastAck, Orphans: some(foot.Orphans, foot.Orphans >= 0), MaxOrphans: some(foot.MaxOrphans, foot.MaxOrphans > 0), Lost: foot.Lost, Advice: adviceJSON(foot.Advice),
 	}
 	for i := range r.Groups {
 		doc.Leaks = append(doc.Leaks, groupJSON(&r.Groups[i]))
@@ -128,7 +130,7 @@ func groupJSON(g *leak.Group) leakGroup {
 	v, _ := g.Verdict()
 	out := leakGroup{
 		Count: len(g.Leaks), DeadFDs: len(g.Dead), Growth: g.Growth.PerMinute, GrowthKnown: g.Growth.Known.String(),
-		Verdict: v.String(), PoolLike: g.Pool, Unread: g.Unread, Advice: append([]string{}, advice(g)...), Sockets: []leakSocket{}, Peers: []peerJSON{},
+		Verdict: v.String(), PoolLike: g.Pool, Unread: g.Unread, Advice: append([]string{}, nextSteps(g)...), Sockets: []leakSocket{}, Peers: []peerJSON{},
 	}
 	if p := g.Process; p != nil {
 		out.PID, out.StartNS, out.PPID, out.Comm, out.Cmdline = &p.PID, some(int64(p.Start), true), &p.PPID, &p.Comm, append([]string{}, p.Cmdline...)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
 	"afterfin/internal/ports"
@@ -29,10 +30,11 @@ type Ports struct {
 	Length      time.Duration             // that the timer of a TIME_WAIT is set to
 	Measured    bool                      // Length was; else it is what mainline has
 	Processes   map[uint32]*owner.Process // owners that are alive, those who use the most
+	Advice      []advice.Advice
 }
 
-// mean is how long a TIME_WAIT lasts in the middle.
-func (r *Ports) mean() time.Duration { return r.Wheel.Mean(r.Length) }
+// Mean is how long a TIME_WAIT lasts in the middle.
+func (r *Ports) Mean() time.Duration { return r.Wheel.Mean(r.Length) }
 
 // topDestinations is how many of a netns the text has; JSON has more.
 const topDestinations = 10
@@ -51,6 +53,7 @@ func WritePorts(w io.Writer, r *Ports) error {
 	if none > 0 {
 		fmt.Fprintf(&b, "%d %snetns in which nobody connects\n", none, other(len(r.Spaces) > none))
 	}
+	writeAdvice(&b, r.Advice)
 	if r.Unreachable > 0 {
 		fmt.Fprintf(&b, "netns of %s not entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE)\n", plural(r.Unreachable, "process"))
 	}
@@ -63,7 +66,7 @@ func WritePorts(w io.Writer, r *Ports) error {
 
 func writePortSpace(b *strings.Builder, r *Ports, s *ports.Space) {
 	rules := &s.Rules
-	fmt.Fprintf(b, "%s  ports %d-%d (%s, reserved %s)\n", spaceName(s.Path, s.NetNS), rules.Low, rules.High,
+	fmt.Fprintf(b, "%s  ports %d-%d (%s, reserved %s)\n", SpaceName(s.Path, s.NetNS), rules.Low, rules.High,
 		Thousands(uint64(rules.Range())), Thousands(uint64(rules.ReservedInRange())))
 	if s.Inferred {
 		b.WriteString("  by sock_diag alone: whose port bind() chose is not known, nor what tcp_tw_reuse would take\n")
@@ -92,7 +95,7 @@ func destinationName(d *ports.Destination) string {
 }
 
 func writeDestination(b *strings.Builder, r *Ports, s *ports.Space, d *ports.Destination) {
-	f := d.Forecast(&s.Rules, r.mean())
+	f := d.Forecast(&s.Rules, r.Mean())
 	fmt.Fprintf(b, "%s   used %s of %s%s%s\n", destinationName(d), Thousands(uint64(d.Used)), Thousands(uint64(d.Capacity)),
 		share(d), portStates(d.ByState))
 	if d.Blocked > 0 {

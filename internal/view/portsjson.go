@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/event"
 	"afterfin/internal/ports"
 	"afterfin/internal/tcp"
@@ -25,6 +26,7 @@ type portsDocument struct {
 	Destinations []destinationJSON `json:"destinations"`
 	LeftOut      int               `json:"destinations_left_out"`
 	Listeners    []listenerJSON    `json:"listeners"`
+	Advice       []advice.Advice   `json:"advice"`
 	Unreachable  int               `json:"unreachable"`
 	Lost         *event.Lost       `json:"lost"`
 }
@@ -110,8 +112,9 @@ const destinationsInDocument = 10_000
 func WritePortsJSON(w io.Writer, r *Ports, at time.Time) error {
 	doc := portsDocument{
 		Time: at.UTC().Format(time.RFC3339Nano), Unreachable: r.Unreachable, Sample: some(int64(r.Took), r.Took > 0),
-		Nominal: int64(r.Length), Measured: r.Measured, Hold: int64(r.mean()), Lost: some(r.Lost, r.Took > 0),
+		Nominal: int64(r.Length), Measured: r.Measured, Hold: int64(r.Mean()), Lost: some(r.Lost, r.Took > 0),
 		Spaces: []portSpaceJSON{}, Destinations: []destinationJSON{}, Listeners: []listenerJSON{},
+		Advice: adviceJSON(r.Advice),
 	}
 	doc.Kernel, doc.Arch = Kernel()
 	for _, s := range r.Spaces {
@@ -144,7 +147,7 @@ func portSpaceInJSON(s *ports.Space) portSpaceJSON {
 }
 
 func destinationInJSON(r *Ports, s *ports.Space, d *ports.Destination) destinationJSON {
-	f, sampled := d.Forecast(&s.Rules, r.mean()), r.Took > 0
+	f, sampled := d.Forecast(&s.Rules, r.Mean()), r.Took > 0
 	out := destinationJSON{
 		NetNS: s.NetNS, Source: d.Source.String(), Destination: "*", Bound: d.Bound, Range: [2]uint16{s.Rules.Low, s.Rules.High},
 		Capacity: d.Capacity, Blocked: d.Blocked, Used: d.Used, Free: max(0, d.Free()), ByState: statesJSON(d.ByState),

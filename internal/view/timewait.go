@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/owner"
@@ -24,6 +25,7 @@ type TimeWaits struct {
 	Before *timewait.Now // when the sample began; nil without one
 	Now    *timewait.Now
 	Sample *TimeWaitSample // nil: not yet, or not at all
+	Advice []advice.Advice
 }
 
 // TimeWaitSample is what came and went in a while.
@@ -71,7 +73,7 @@ func WriteTimeWaitNow(w io.Writer, now *timewait.Now) error {
 }
 
 func writeSpace(b *strings.Builder, s *timewait.Space, miniBytes int) {
-	fmt.Fprintf(b, "%s  live %s", spaceName(s.Path, s.NetNS), Thousands(uint64(s.Live)))
+	fmt.Fprintf(b, "%s  live %s", SpaceName(s.Path, s.NetNS), Thousands(uint64(s.Live)))
 	if s.Max >= 0 {
 		fmt.Fprintf(b, " of %s", Thousands(uint64(s.Max)))
 	}
@@ -93,8 +95,8 @@ func writeSpace(b *strings.Builder, s *timewait.Space, miniBytes int) {
 	fmt.Fprintf(b, "  peers   %s\n", timeWaitPeers(s.Peers))
 }
 
-// spaceName names a netns by the way into it, which is empty for our own.
-func spaceName(path string, netns uint32) string {
+// SpaceName names a netns by the way into it, which is empty for our own.
+func SpaceName(path string, netns uint32) string {
 	switch {
 	case path == "":
 		return "this netns"
@@ -161,6 +163,7 @@ func WriteTimeWaitSample(w io.Writer, r *TimeWaits) error {
 	if quiet > 0 {
 		fmt.Fprintf(&b, "%d %snetns in which none came and none went\n", quiet, other(len(r.Now.Spaces) > quiet))
 	}
+	writeAdvice(&b, r.Advice)
 	writeLengths(&b, s)
 	writeLives(&b, s.Counts)
 	fmt.Fprintf(&b, "in %s   lost %s   BPF maps %s, heap %s\n", Duration(s.Took), LostText(s.Lost), Bytes(s.MapMemory), Bytes(s.Heap))
@@ -182,7 +185,7 @@ func writeFlow(b *strings.Builder, r *TimeWaits, space *timewait.Space) bool {
 		return false
 	}
 	f := r.Sample.flow(tally, space)
-	fmt.Fprintf(b, "%s  in %s, out %s: %s%s\n", spaceName(space.Path, space.NetNS), rate(f.In), rate(f.Out), f.Trend, settles(r.Sample, &f, space))
+	fmt.Fprintf(b, "%s  in %s, out %s: %s%s\n", SpaceName(space.Path, space.NetNS), rate(f.In), rate(f.Out), f.Trend, settles(r.Sample, &f, space))
 	if timewait.Sum(tally.Entered[:]) > 0 {
 		fmt.Fprintf(b, "  side    %s\n", sidesText(tally.Entered[:]))
 		fmt.Fprintf(b, "  peers   %s\n", timeWaitPeers(peersIn(r.Sample.Counts, space.NetNS)))
@@ -197,7 +200,7 @@ func writeFlow(b *strings.Builder, r *TimeWaits, space *timewait.Space) bool {
 	if n := unseen(r, tally, space); n > 0 && uint64(n) > slack(tally) {
 		fmt.Fprintf(b, "  %s ends were not seen: sock_diag has them no more, and nothing was told (lost, or kept from our programs by this kernel)\n", Thousands(uint64(n)))
 	}
-	if n := overflowed(r, space); n > 0 {
+	if n := r.Before.Overflowed(r.Now, space.NetNS); n > 0 {
 		fmt.Fprintf(b, "  %s sockets got no TIME_WAIT: tcp_max_tw_buckets (%s) or memory is used up\n", Thousands(uint64(n)), Thousands(uint64(space.Max)))
 	}
 	return true
@@ -229,7 +232,7 @@ func settles(s *TimeWaitSample, f *timewait.Flow, space *timewait.Space) string 
 // unseen is by how much more were there before, and began, than ended and are there: the ends
 // that nobody told of, and what came and went between reading the counts and the dump.
 func unseen(r *TimeWaits, tally *event.Tally, space *timewait.Space) int64 {
-	before := spaceBefore(r, space)
+	before := r.Before.Space(space.NetNS)
 	if before == nil {
 		return 0
 	}
@@ -239,23 +242,6 @@ func unseen(r *TimeWaits, tally *event.Tally, space *timewait.Space) int64 {
 // slack is what may come and go between the two.
 func slack(tally *event.Tally) uint64 {
 	return 10 + (timewait.Sum(tally.Entered[:])+timewait.Sum(tally.Ended[:]))/50
-}
-
-func spaceBefore(r *TimeWaits, space *timewait.Space) *timewait.Space {
-	for i := range r.Before.Spaces {
-		if r.Before.Spaces[i].NetNS == space.NetNS {
-			return &r.Before.Spaces[i]
-		}
-	}
-	return nil
-}
-
-// overflowed counts those that got no mini-socket in the sample.
-func overflowed(r *TimeWaits, space *timewait.Space) int64 {
-	if before := spaceBefore(r, space); before != nil && before.Overflows >= 0 {
-		return max(0, space.Overflows-before.Overflows)
-	}
-	return 0
 }
 
 func peersIn(c *event.Counts, netns uint32) []event.Peer {

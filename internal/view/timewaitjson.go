@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/advice"
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/timewait"
@@ -34,17 +35,18 @@ type timeWaitDocument struct {
 	PredictMin  *int64       `json:"predicted_min_ns"`
 	PredictMax  *int64       `json:"predicted_max_ns"`
 	lengthsJSON
-	CutShort    *lengthsJSON  `json:"cut_short"`
-	Life        *int64        `json:"life_p50_ns"`
-	Exchanges   *uint64       `json:"exchanges_p50"`
-	ClosedFirst *uint64       `json:"closed_first"`
-	Restarts    *restartsJSON `json:"restarts"`
-	Each        []timeWaitEnd `json:"samples"`
-	EachLost    *uint64       `json:"samples_left_out"`
-	Lost        *event.Lost   `json:"lost"`
-	Heap        *uint64       `json:"heap_bytes"`
-	MapMemory   *uint64       `json:"bpf_map_bytes"`
-	Records     *uint64       `json:"ring_records"`
+	CutShort    *lengthsJSON    `json:"cut_short"`
+	Life        *int64          `json:"life_p50_ns"`
+	Exchanges   *uint64         `json:"exchanges_p50"`
+	ClosedFirst *uint64         `json:"closed_first"`
+	Restarts    *restartsJSON   `json:"restarts"`
+	Each        []timeWaitEnd   `json:"samples"`
+	EachLost    *uint64         `json:"samples_left_out"`
+	Lost        *event.Lost     `json:"lost"`
+	Heap        *uint64         `json:"heap_bytes"`
+	MapMemory   *uint64         `json:"bpf_map_bytes"`
+	Records     *uint64         `json:"ring_records"`
+	Advice      []advice.Advice `json:"advice"`
 }
 
 // lengthsJSON is about those that ended by their timer, or by something else.
@@ -90,7 +92,7 @@ type spaceJSON struct {
 	LiveBySide bySide       `json:"live_by_side"` // inferred
 	LivePeers  []peerOfTW   `json:"live_peers"`
 	Overflows  *int64       `json:"overflows_total"`
-	Overflowed *int64       `json:"overflows"`
+	Overflowed *uint64      `json:"overflows"`
 	Flow       *flowJSON    `json:"flow"`
 	ByCause    countsByName `json:"by_cause"`
 	Halfways   countsByName `json:"fin_wait2_by_cause"`
@@ -152,7 +154,7 @@ const peersInDocument = 1000
 
 // WriteTimeWaitJSON writes the report as one document on one line.
 func WriteTimeWaitJSON(w io.Writer, r *TimeWaits, at time.Time) error {
-	doc := timeWaitDocument{Time: at.UTC().Format(time.RFC3339Nano), Unreachable: r.Now.Unreachable, Spaces: []spaceJSON{}}
+	doc := timeWaitDocument{Time: at.UTC().Format(time.RFC3339Nano), Unreachable: r.Now.Unreachable, Spaces: []spaceJSON{}, Advice: adviceJSON(r.Advice)}
 	doc.Kernel, doc.Arch = Kernel()
 	doc.Live, doc.Halfway = r.Now.Live()
 	if n := r.Now.MiniBytes; n > 0 {
@@ -223,9 +225,9 @@ func spaceInJSON(r *TimeWaits, s *timewait.Space) spaceJSON {
 		timewait.Sum(tally.Entered[:]), timewait.Sum(tally.Ended[:]), f.In, f.Out, f.Trend.String(),
 		some(f.Settles, r.Sample.Length > 0 && f.Settles >= 0), sidesJSON(tally.Entered[:]), nil,
 	}
-	if before := spaceBefore(r, s); before != nil {
+	if before := r.Before.Space(s.NetNS); before != nil {
 		out.LiveBefore = &before.Live
-		out.Overflowed = some(overflowed(r, s), before.Overflows >= 0 && s.Overflows >= 0)
+		out.Overflowed = some(r.Before.Overflowed(r.Now, s.NetNS), before.Overflows >= 0 && s.Overflows >= 0)
 		out.Flow.Unseen = some(unseen(r, tally, s), true)
 	}
 	out.ByCause, out.Halfways = byCause(tally.Ended[:]), byCause(tally.HalfwayEnded[:])

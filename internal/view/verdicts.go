@@ -113,8 +113,8 @@ func holds(g *leak.Group, p *owner.Process) bool {
 	return false
 }
 
-// advice is the next step, by the verdict that most of the group have.
-func advice(g *leak.Group) []string {
+// nextSteps is the next step, by the verdict that most of the group have.
+func nextSteps(g *leak.Group) []string {
 	v, _ := g.Verdict()
 	lines := []string{nextText[v]}
 	if lines[0] == "" {
