@@ -46,7 +46,7 @@ var kernels = []kernel{
 	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", true, 0, "everything"},
 	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", false, 0, "everything but who accepted, and restarts of 2MSL"},
 	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", false, 0, "everything"},
-	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, 0, "leaks, assert by polling, timewait --sample 0; for the rest doctor says which feature is missing, exit 5"},
+	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, 0, "leaks, assert by polling, timewait and ports --sample 0; for the rest doctor says which feature is missing, exit 5"},
 }
 
 // built are kernels that no distribution has, made by vmtest/linux/build (make kernels): to
@@ -78,7 +78,7 @@ var lanes = []lane{
 	{"virtual", 1, 3 * time.Minute, 15 * time.Minute, "^TestFlatOut"},
 	{"concurrent", 2, 3 * time.Minute, 15 * time.Minute, "^(TestWithoutFexit|TestTimeWait.*|TestOverflow|TestScripts|TestNothingLeaks|" +
 		"TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestPrivileges|TestFewPrivileges|TestMissingFeature|" +
-		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestPorts.*)$"},
+		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestPorts.*|TestAdvise)$"},
 }
 
 // packages have their tests run in every guest.
@@ -138,7 +138,7 @@ func (k *kernel) tested() []string {
 // tracing; empty for all.
 func (k *kernel) only(pkg string) string {
 	if k.lacks != "" && pkg == "cmd/afterfin" {
-		return "^(TestKernelPromise|TestLeaks|TestLeaksFailOver|TestLeaksUnprivileged|TestAssertPolling|TestAssertUnprivileged|TestTimeWaitNow)$"
+		return "^(TestKernelPromise|TestLeaks|TestLeaksFailOver|TestLeaksUnprivileged|TestAssertPolling|TestAssertUnprivileged|TestTimeWaitNow|TestPortsNow)$"
 	}
 	return ""
 }

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +44,6 @@ func reuseHolds(t *testing.T) bool {
 	second := p.second()
 	begin := lab.Mono()
 	p.leaveMany(young)
-	p.settle()
 	var r portsReport
 	report.stopInto(t, &r)
 	p.set("tcp_tw_reuse", "1")
@@ -140,5 +141,41 @@ func TestPortsListeners(t *testing.T) {
 				t.Errorf("bind: %v, want %v", err, c.err)
 			}
 		})
+	}
+}
+
+// TestPortsNow: one look needs no BPF. What it cannot know it does not tell.
+func TestPortsNow(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "40000 40019", "tcp_tw_reuse", "0")
+	p.leaveMany(5)
+	p.value2(p.dial())
+	r := p.ports("--sample", "0")
+	d := r.only(t)
+	if d.Used != 6 || d.ByState["TIME_WAIT"] != 5 || d.ByState["ESTABLISHED"] != 1 || d.Free != 14 || d.Reuse != nil || !r.Spaces[0].Inferred ||
+		d.AllFree == nil || *d.AllFree > int64(63*time.Second) || d.Exhausted != nil {
+		t.Errorf("%+v %+v", d, r.Spaces)
+	}
+	if n := p.fill(unix.EADDRNOTAVAIL); n != d.Free {
+		t.Errorf("%d connections, %d were said to be free", n, d.Free)
+	}
+}
+
+// TestPortsUnprivileged: nobody may look, and may not trace.
+func TestPortsUnprivileged(t *testing.T) {
+	stdout, stderr, code := asNobody(t, nil, "ports", "--sample", "0", "-o", "json")
+	var r portsReport
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitOK || len(r.Spaces) == 0 || !r.Spaces[0].Inferred {
+		t.Errorf("exit %d: %s%s (%v)", code, stdout, stderr, err)
+	}
+	stdout, stderr, code = asNobody(t, nil, "doctor", "--advise", "--sample", "0")
+	if code != exitOK || !strings.Contains(stdout, "one look, without BPF") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	for _, args := range [][]string{{"ports"}, {"doctor", "--advise"}} {
+		stdout, stderr, code := asNobody(t, nil, args...)
+		if code != exitPrivilege || stdout != "" || !strings.HasPrefix(stderr, "error: CAP_BPF") || !strings.Contains(stderr, "\nhint: ") {
+			t.Errorf("%v exits %d: %s%s", args, code, stdout, stderr)
+		}
 	}
 }

@@ -182,6 +182,7 @@ func (p *pool) leaveMany(n int, options ...func(fd int) error) {
 			p.Fatal(err)
 		}
 	}
+	p.settle()
 }
 
 // fill makes connections until that fails with the errno, and says how many there were. They

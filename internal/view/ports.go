@@ -104,7 +104,7 @@ func writeDestination(b *strings.Builder, r *Ports, s *ports.Space, d *ports.Des
 	if r.Took > 0 {
 		fmt.Fprintf(b, "  %s; now %s, peak %s%s\n", failsAbove(d, &f), rate(f.Rate), rate(f.Peak), exhaustion(d, &f))
 		if d.Flow.Failures > 0 {
-			fmt.Fprintf(b, "  failures  EADDRNOTAVAIL %s in %s\n", Thousands(d.Flow.Failures), Duration(r.Took))
+			fmt.Fprintf(b, "  failures  EADDRNOTAVAIL %s in %s: %s\n", Thousands(d.Flow.Failures), Duration(r.Took), failedText(r, d))
 		}
 	}
 	if d.Free() <= 0 && f.NextFree >= 0 {
@@ -169,15 +169,34 @@ func usersText(r *Ports, d *ports.Destination) string {
 			parts = append(parts, fmt.Sprintf("and %s more", Thousands(uint64(len(d.Owners)-i))))
 			break
 		}
-		name := "unknown"
-		if p := r.Processes[o.PID]; p != nil && o.PID != 0 {
-			name = processName(p)
-		} else if o.PID != 0 {
-			name = printable(o.Comm.String()) + " pid " + strconv.Itoa(int(o.PID))
-		}
-		parts = append(parts, name+ownerCounts(o))
+		parts = append(parts, userName(r, o)+ownerCounts(o))
 	}
 	return strings.Join(parts, "   ")
+}
+
+// failedText names those whose connect() failed, the most often first.
+func failedText(r *Ports, d *ports.Destination) string {
+	failed := slices.DeleteFunc(slices.Clone(d.Owners), func(o ports.Owner) bool { return o.Failures == 0 })
+	slices.SortStableFunc(failed, func(a, b ports.Owner) int { return cmp.Compare(b.Failures, a.Failures) })
+	var parts []string
+	for i := range failed {
+		if i == topMakers {
+			parts = append(parts, fmt.Sprintf("and %s more", Thousands(uint64(len(failed)-i))))
+			break
+		}
+		parts = append(parts, userName(r, &failed[i])+" "+Thousands(failed[i].Failures))
+	}
+	return strings.Join(parts, "   ")
+}
+
+func userName(r *Ports, o *ports.Owner) string {
+	switch p := r.Processes[o.PID]; {
+	case o.PID == 0:
+		return "unknown"
+	case p != nil:
+		return processName(p)
+	}
+	return printable(o.Comm.String()) + " pid " + strconv.Itoa(int(o.PID))
 }
 
 func ownerCounts(o *ports.Owner) string {
@@ -187,9 +206,6 @@ func ownerCounts(o *ports.Owner) string {
 	}
 	if o.Connects > 0 {
 		counts = append(counts, plural(int(o.Connects), "connect"))
-	}
-	if o.Failures > 0 {
-		counts = append(counts, plural(int(o.Failures), "failure"))
 	}
 	return " (" + strings.Join(counts, ", ") + ")"
 }
@@ -216,13 +232,13 @@ func writeListener(b *strings.Builder, l *ports.Listener, s *ports.Space) {
 	if l.Listening {
 		when = "could not be bound again if it ended now"
 	}
-	why := "but with SO_REUSEADDR"
+	why := "only with SO_REUSEADDR"
 	if l.Refuses {
 		why = "SO_REUSEADDR does not help: the old socket lacked it"
 	}
-	fmt.Fprintf(b, "LISTEN :%d %s:%s; %s", l.Local.Port(), when, portStates(l.ByState), why)
+	fmt.Fprintf(b, "LISTEN :%d %s, %s:%s", l.Local.Port(), when, why, portStates(l.ByState))
 	if l.Until > 0 {
-		fmt.Fprintf(b, "; over in %s", Duration(max(0, l.Until-s.At)))
+		fmt.Fprintf(b, "   over in %s", Duration(max(0, l.Until-s.At)))
 	}
 	b.WriteByte('\n')
 }
