@@ -40,16 +40,12 @@ func addSampled(f *advice.Facts, before, now *timewait.Now, c *event.Counts, s *
 // advise is doctor --advise: what ports looks at, and all else that a setting is about.
 func advise(e env, cfg feed.Config, output string, sample time.Duration) error {
 	cfg.Counts, cfg.Ports = true, true
-	p := &porter{env: e, cfg: cfg, sample: sample}
-	var before *timewait.Now
-	if err := p.collect(func() (err error) {
-		before, err = p.census()
-		return err
-	}); err != nil {
+	p := &porter{env: e, cfg: cfg, sample: sample, all: true}
+	if err := p.collect(func() error { return nil }); err != nil {
 		return err
 	}
 	r := &view.Advised{Took: p.report.Took, Unreachable: p.report.Unreachable, Lost: p.report.Lost}
-	err := p.advise(before, r)
+	err := p.advise(r)
 	switch {
 	case err != nil:
 		return &failure{code: exitRuntime, err: err}
@@ -64,22 +60,14 @@ func advise(e env, cfg feed.Config, output string, sample time.Duration) error {
 	return nil
 }
 
-func (p *porter) census() (*timewait.Now, error) {
-	return survey.TimeWaits(netns.NS{Inode: p.cfg.Filter.NetNS, Path: p.cfg.NetNSPath}, &p.cfg.Filter)
-}
-
-// advise completes a report; before is nil without a sample.
-func (p *porter) advise(before *timewait.Now, r *view.Advised) error {
-	now, err := p.census()
-	if err != nil {
-		return err
-	}
+// advise completes a report.
+func (p *porter) advise(r *view.Advised) (err error) {
 	for _, s := range p.report.Spaces {
 		f := p.facts(s)
-		if w := now.Space(s.NetNS); w != nil {
+		if w := p.now.Space(s.NetNS); w != nil {
 			addTimeWaits(f, w)
-			if before != nil {
-				addSampled(f, before, now, p.counts, w, p.report.Took)
+			if p.before != nil {
+				addSampled(f, p.before, p.now, p.counts, w, p.report.Took)
 			}
 		}
 		f.Queues, f.Somaxconn, err = survey.Queues(netns.NS{Inode: s.NetNS, Path: s.Path})

@@ -73,6 +73,9 @@ type porter struct {
 	peaks  ports.Peaks
 	report view.Ports
 	counts *event.Counts // of TIME_WAIT in the sample; nil without one
+
+	all         bool // look at TIME_WAIT as such, too
+	before, now *timewait.Now
 }
 
 func (p *porter) run() error {
@@ -191,6 +194,12 @@ func (p *porter) look(f *feed.Feed, l ports.Look) error {
 		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })
 	}
 	p.report.Spaces, p.report.Unreachable = spaces, unreachable
+	if p.all {
+		p.before = p.now
+		if p.now, err = survey.TimeWaits(only, &p.cfg.Filter); err != nil {
+			return &failure{code: exitRuntime, err: err}
+		}
+	}
 	p.report.Processes, p.report.Advice = usersAlive(spaces), nil
 	for _, s := range spaces {
 		p.report.Advice = append(p.report.Advice, advice.For(p.facts(s))...)
