@@ -145,7 +145,7 @@ func (k *kernel) only(pkg string) string {
 
 // aboutUs are tests of what a command does with its output, its children, signals and
 // words. To run them on one kernel is enough: on the first of the matrix.
-const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore)$"
+const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdvise)$"
 
 // skip gives what this guest leaves to others. A test that was asked for by name (pattern)
 // runs wherever it can.

@@ -12,14 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/feed"
 	"afterfin/internal/lab"
 )
 
 // TestPortsReuse: what is said that tcp_tw_reuse would take is what then connects: those with
 // timestamps, and of them those that are old enough, which the kernel judges in another way since 6.14.
 func TestPortsReuse(t *testing.T) {
+	f := attachPorts(t)
 	for try := range 5 {
-		if reuseHolds(t) {
+		if reuseHolds(t, f) {
 			return
 		}
 		t.Logf("try %d: held up, so the young ones came of age meanwhile", try+1)
@@ -28,7 +30,7 @@ func TestPortsReuse(t *testing.T) {
 }
 
 // reuseHolds is false if it took so long that the answer changed meanwhile.
-func reuseHolds(t *testing.T) bool {
+func reuseHolds(t *testing.T, f *feed.Feed) bool {
 	const old, plain, young, open = 12, 5, 4, 3
 	p := newPool(t, "40000 40039", "tcp_tw_reuse", "0", "tcp_rfc1337", "1")
 	p.leaveMany(old)
@@ -39,13 +41,11 @@ func reuseHolds(t *testing.T) bool {
 		p.value2(p.dial())
 	}
 	p.waitNextSecond() // of the kernel's clock: the old ones were made before
-	report := startReport(t, "ports", "--netns", p.ns.Path())
 	p.waitNextSecond() // tcp_tw_reuse_delay is a second too
 	second := p.second()
 	begin := lab.Mono()
 	p.leaveMany(young)
-	var r portsReport
-	report.stopInto(t, &r)
+	r := p.ports(f)
 	p.set("tcp_tw_reuse", "1")
 	n := p.fill(unix.EADDRNOTAVAIL)
 	if took := lab.Mono() - begin; p.second() != second || took > 900*time.Millisecond {
@@ -58,7 +58,7 @@ func reuseHolds(t *testing.T) bool {
 		t.Errorf("%d connections; free were said to be %d, and to be taken by tcp_tw_reuse %d", n, free, d.Reuse.Reusable)
 	}
 	// In effect they are no longer in the way.
-	again := p.ports()
+	again := p.ports(f)
 	if a := again.only(t); a.Reuse.InEffect != a.Reuse.Reusable || a.Free != a.Reuse.Reusable {
 		t.Errorf("with tcp_tw_reuse=1: %+v %+v", a, a.Reuse)
 	}
@@ -83,6 +83,7 @@ func (p *pool) waitNextSecond() {
 // TestPortsListeners: which bind() fails over what a listener has left is told, with how long.
 func TestPortsListeners(t *testing.T) {
 	t.Parallel()
+	f := attachPorts(t)
 	for name, c := range map[string]struct {
 		first, next int // SO_REUSEADDR of the old listener and of the new one
 		refuses     bool
@@ -120,12 +121,12 @@ func TestPortsListeners(t *testing.T) {
 				p.value(p.cl.Read(client, 1))
 				p.must(p.cl.CloseFD(client))
 			}
-			before := p.ports()
+			before := p.ports(f)
 			if n := len(before.Listeners); (n > 0) != c.refuses || n > 0 && !before.Listeners[0].Listening {
 				t.Errorf("while it listens: %+v", before.Listeners)
 			}
 			p.must(p.srv.CloseFD(p.listener))
-			r := p.ports()
+			r := p.ports(f)
 			if len(r.Listeners) != 1 {
 				t.Fatalf("%+v", r.Listeners)
 			}
@@ -150,7 +151,7 @@ func TestPortsNow(t *testing.T) {
 	p := newPool(t, "40000 40019", "tcp_tw_reuse", "0")
 	p.leaveMany(5)
 	p.value2(p.dial())
-	r := p.ports("--sample", "0")
+	r := p.ports(nil)
 	d := r.only(t)
 	if d.Used != 6 || d.ByState["TIME_WAIT"] != 5 || d.ByState["ESTABLISHED"] != 1 || d.Free != 14 || d.Reuse != nil || !r.Spaces[0].Inferred ||
 		d.AllFree == nil || *d.AllFree > int64(63*time.Second) || d.Exhausted != nil {

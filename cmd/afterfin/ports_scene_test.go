@@ -4,18 +4,18 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/event"
+	"afterfin/internal/feed"
 	"afterfin/internal/lab"
+	"afterfin/internal/ports"
 	"afterfin/internal/sockdiag"
 	"afterfin/internal/tcp"
 )
@@ -201,20 +201,35 @@ func (p *pool) fill(with unix.Errno, options ...func(fd int) error) (n int) {
 	}
 }
 
-// ports is what afterfin says of the netns now.
-func (p *pool) ports(args ...string) (r portsReport) {
+// ports is what afterfin says of the netns now, without a sample. It goes by f, attached once for
+// many looks, which take it no time; nil: by sock_diag.
+func (p *pool) ports(f *feed.Feed) (r portsReport) {
 	p.Helper()
 	p.settle()
-	var stdout, stderr bytes.Buffer
-	code := run(env{ctx: context.Background(), stdout: &stdout, stderr: &stderr, getenv: os.Getenv, types: types},
-		append([]string{"ports", "-o", "json", "--sample", "1ms", "--netns", p.ns.Path()}, args...))
-	if code != exitOK {
-		p.Fatalf("ports exits %d: %s", code, &stderr)
+	var stdout bytes.Buffer
+	look := &porter{env: env{stdout: &stdout}, output: "json"}
+	look.cfg.Filter.NetNS, look.cfg.NetNSPath = p.ns.Inode(), p.ns.Path()
+	err := look.look(f, ports.Look{})
+	if err == nil {
+		err = look.write()
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
-		p.Fatalf("%v: %s", err, &stdout)
+	if err == nil {
+		err = json.Unmarshal(stdout.Bytes(), &r)
+	}
+	if err != nil {
+		p.Fatal(err)
 	}
 	return r
+}
+
+func attachPorts(t *testing.T) *feed.Feed {
+	t.Helper()
+	f, err := attach(env{types: types}, feed.Config{Counts: true, Ports: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 // value2 is value for a call that gives both ends.

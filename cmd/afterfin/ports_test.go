@@ -102,7 +102,7 @@ func TestPortsExhaustion(t *testing.T) {
 	}
 
 	begin := lab.Mono()
-	after := c.ports()
+	after := c.ports(attachPorts(t))
 	end, last := lab.Mono(), after.only(t)
 	if last.AllFree == nil {
 		t.Fatalf("recovery is not foretold: %+v", last)
@@ -122,6 +122,7 @@ const lateness = 100 * time.Millisecond
 // TestPortsRules: what is said to be free is what then connects, or binds, by the kernel's rules.
 func TestPortsRules(t *testing.T) {
 	t.Parallel()
+	f := attachPorts(t)
 	noPort := func(p *pool) func(int) error { // IP_BIND_ADDRESS_NO_PORT
 		return func(fd int) error {
 			p.must(p.cl.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1))
@@ -166,7 +167,7 @@ func TestPortsRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t, "40000 40019", "tcp_tw_reuse", "0")
 			play(p)
-			r := p.ports()
+			r := p.ports(f)
 			d := r.to(p.at.String(), false)
 			if d == nil {
 				t.Fatalf("no such destination: %+v", r.Destinations)
@@ -178,7 +179,7 @@ func TestPortsRules(t *testing.T) {
 			if n := p.fill(unix.EADDRNOTAVAIL); n != free {
 				t.Errorf("%d connections, %d were said to be free: %+v", n, free, d)
 			}
-			if again := p.ports(); again.to(p.at.String(), false).Free != 0 {
+			if again := p.ports(f); again.to(p.at.String(), false).Free != 0 {
 				t.Errorf("nothing is free: %+v", again.Destinations)
 			}
 		})
@@ -189,7 +190,7 @@ func TestPortsRules(t *testing.T) {
 		p.must(p.srv.Bind(p.value(p.srv.Socket(unix.AF_INET)), p.on("0.0.0.0:40006"))) // all of them: is
 		p.leaveMany(3, p.bindFirst)
 		p.leaveMany(2) // chosen by connect(): in the way of bind(0) all the same
-		r := p.ports()
+		r := p.ports(f)
 		d := r.to("*", true)
 		if d == nil {
 			t.Fatalf("no such destination: %+v", r.Destinations)
