@@ -5,6 +5,8 @@ package advice
 import (
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +20,7 @@ func facts() *Facts {
 	d := &ports.Destination{
 		Source: netip.MustParseAddr("127.0.0.5"), Remote: netip.MustParseAddrPort("127.0.0.3:6379"),
 		Capacity: 200, Used: 190, ByState: map[tcp.State]int{tcp.TimeWait: 165, tcp.FinWait2: 20, tcp.Established: 5},
-		Reusable: 100, TooYoung: 25, NoStamp: 40,
+		Reusable: 100, TooYoung: 25, NoStamp: 40, Frees: make([]time.Duration, 165+20),
 	}
 	return &Facts{
 		Where:     "this netns",
@@ -80,7 +82,8 @@ func TestNoFactNoAdvice(t *testing.T) {
 		{"net.ipv4.tcp_timestamps", "all have one", func(f *Facts) { first(f).NoStamp = 0 }},
 		{"net.ipv4.tcp_max_tw_buckets", "there are fewer", func(f *Facts) { f.TimeWaits = 139 }},
 		{"net.ipv4.tcp_max_tw_buckets", "there may be more", func(f *Facts) { f.MaxTimeWaits = 199 * 2 }},
-		{"net.ipv4.tcp_fin_timeout", "few wait", func(f *Facts) { f.Halfway, first(f).ByState[tcp.FinWait2], f.TimeWaits = 19, 19, 180 }},
+		{"net.ipv4.tcp_fin_timeout", "few wait", func(f *Facts) { f.Halfway, first(f).Frees, f.TimeWaits = 19, make([]time.Duration, 165+19), 180 }},
+		{"net.ipv4.tcp_fin_timeout", "a process holds them", func(f *Facts) { f.Halfway, first(f).Frees, f.TimeWaits = 0, make([]time.Duration, 165), 185 }},
 		{"net.ipv4.tcp_fin_timeout", "it is not known", func(f *Facts) { f.FinTimeout = 0 }},
 		{"net.ipv4.tcp_rfc1337", "no RST", func(f *Facts) { f.Resets = 0 }},
 		{"net.ipv4.tcp_rfc1337", "it is on", func(f *Facts) { f.RFC1337 = 1 }},
@@ -132,14 +135,14 @@ func TestOtherFacts(t *testing.T) {
 func TestWords(t *testing.T) {
 	const used = "127.0.0.5 -> 127.0.0.3:6379 has 190 of 200 ports in use, 165 of them in TIME_WAIT"
 	want := []Advice{
-		{Where: "this netns", Value: "2", Fact: used, Would: "with 1, connect() takes 100 of them now, and others once they are 1s old",
+		{Where: "this netns", Value: "2", Fact: used, Would: "with 1, connect() takes 100 of them now, and each one that comes after 1s",
 			WouldNot: "shorten TIME_WAIT, help who calls bind() before connect(), or servers; 40 have no TCP timestamp and stay"},
 		{Where: "this netns", Value: "1000", Fact: used + "; 25 are too young for tcp_tw_reuse", Would: "a smaller one lets connect() take those 25 sooner",
 			WouldNot: "help those without TCP timestamps; it guards against late segments of the old connection"},
 		{Where: "this netns", Value: "0", Fact: used + "; 40 have no TCP timestamp, so tcp_tw_reuse takes none of those",
 			Would:    "with 1, TIME_WAIT of connections made from then on may be reused",
 			WouldNot: "help the 40 that are there, or where the peer sends no timestamps"},
-		{Where: "this netns", Value: "200", Fact: "185 of 200 are in use", Would: "a larger one gives each socket its TIME_WAIT, for some 256 bytes of kernel memory",
+		{Where: "this netns", Value: "200", Fact: "185 are in use", Would: "a larger one gives each socket its TIME_WAIT, for some 256 bytes of kernel memory",
 			WouldNot: "free ports; nor is any TIME_WAIT cleared when it is reached, only new ones are refused"},
 		{Where: "this netns", Value: "60", Fact: "20 closed sockets wait in FIN_WAIT2 for a peer that does not close; 127.0.0.5 -> 127.0.0.3:6379 has 20 of its 200 ports there",
 			Would: "a shorter one ends them sooner, with their ports and memory", WouldNot: "shorten TIME_WAIT: that is a constant of the kernel"},
@@ -149,20 +152,59 @@ func TestWords(t *testing.T) {
 		{Where: "the host", Value: "4096", Fact: "3000 closed sockets are not done with their peers yet, and beyond 4096 the kernel resets them",
 			Would:    "a larger one lets them end in order, for up to 64 KiB each",
 			WouldNot: "make peers answer; who they are, ss -tan state last-ack tells, or fin-wait-1"},
-		{Where: "this netns", Value: "40000 40199", Fact: used + "; and 1 more destinations; that sustains 3.0 connections/s, and the rate is 10.0",
+		{Where: "this netns", Value: "40000 40199", Fact: used + "; and 1 more; that sustains 3.0 connections/s, and the rate is 10.0",
 			Would:    `"1024 65535" gives 64512 ports, which sustain 967.7 connections/s; reserve with ip_local_reserved_ports what listens there: 8080,9090`,
 			WouldNot: "shorten TIME_WAIT; a program that binds a port of its own there may find it taken"},
 		{Where: "this netns", Value: "128", Fact: "130 connections wait to be accepted at 0.0.0.0:8080, whose queue holds 128",
 			Would:    "a larger one lets more wait, once the program has called listen() again and asked for more",
 			WouldNot: "make the program accept faster"},
 		{Where: "pid 4121 (payment)", Value: "1024", Fact: "900 of 1024 descriptors are in use",
-			Would: "prlimit --pid 4121 --nofile=2048 gives it room, while it runs", WouldNot: "close what leaks; afterfin leaks tells"},
+			Would: `"prlimit --pid 4121 --nofile=2048:" gives it room, while it runs, as far as its hard limit allows`, WouldNot: "close what leaks; afterfin leaks tells"},
 	}
 	got := For(facts())
 	for i := range want {
 		want[i].Knob = knobs[i]
 		if got[i] != want[i] {
 			t.Errorf("got  %+v\nwant %+v", got[i], want[i])
+		}
+	}
+}
+
+// What listens outside of the widest range, or is reserved, needs no reserving; eight are named.
+func TestToReserve(t *testing.T) {
+	f := facts()
+	f.Rules.Reserved = []ports.Span{{First: 3306, Last: 3306}}
+	f.Listening = []uint16{22, 443, 3306, 5001, 5002, 5003, 5004, 5005, 5006, 5007, 5008}
+	for want, more := range map[string][]uint16{
+		": 5001,5002,5003,5004,5005,5006,5007,5008":            nil,
+		": 5001,5002,5003,5004,5005,5006,5007,5008 and 2 more": {5009, 5010},
+	} {
+		f := *f
+		f.Listening = append(slices.Clone(f.Listening), more...)
+		if got := portRange(&f).Would; !strings.HasSuffix(got, want) {
+			t.Errorf("%s; want %s", got, want)
+		}
+	}
+	f.Listening = []uint16{22, 443}
+	if got := portRange(f).Would; strings.Contains(got, "reserve") {
+		t.Error(got)
+	}
+}
+
+// Of several the worst is named, and how many more there are.
+func TestMore(t *testing.T) {
+	f := facts()
+	f.Queues = append(f.Queues, Queue{f.Queues[0].Local, 129, 128}, Queue{f.Queues[0].Local, 65, 64})
+	f.Files = append(f.Files, Files{5, "a", 90, 100}, Files{6, "b", 80, 100}, Files{7, "c", 79, 100})
+	for _, c := range []struct {
+		got  *Advice
+		want string
+	}{
+		{somaxconn(f), "130 connections wait to be accepted at 0.0.0.0:8080, whose queue holds 128; and 1 more"},
+		{files(f), "900 of 1024 descriptors are in use; and 2 more"},
+	} {
+		if c.got.Fact != c.want {
+			t.Errorf("%s; want %s", c.got.Fact, c.want)
 		}
 	}
 }

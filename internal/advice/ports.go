@@ -5,6 +5,7 @@ package advice
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"afterfin/internal/ports"
@@ -27,10 +28,7 @@ func worst(f *Facts, holds func(*ports.Destination) bool) (first *Need, more str
 			others++
 		}
 	}
-	if others > 0 {
-		more = fmt.Sprintf("; and %d more destinations", others)
-	}
-	return first, more
+	return first, andMore(others)
 }
 
 // used words how much of its ports a destination has.
@@ -54,7 +52,7 @@ func reuse(f *Facts) *Advice {
 	d := n.Destination
 	a := &Advice{
 		Knob: "net.ipv4.tcp_tw_reuse", Value: fmt.Sprint(f.Rules.Reuse), Fact: used(n) + more,
-		Would:    fmt.Sprintf("with 1, connect() takes %d of them now, and others once they are %v old", d.Reusable-d.InEffect, f.Rules.Delay()),
+		Would:    fmt.Sprintf("with 1, connect() takes %d of them now, and each one that comes after %v", d.Reusable-d.InEffect, f.Rules.Delay()),
 		WouldNot: "shorten TIME_WAIT, help who calls bind() before connect(), or servers",
 	}
 	if d.NoStamp > 0 {
@@ -118,20 +116,21 @@ func portRange(f *Facts) *Advice {
 		}
 		a.Would += fmt.Sprintf(", which sustain %.1f connections/s", s*float64(capacity)/float64(d.Capacity))
 	}
-	if len(f.Listening) > 0 {
-		a.Would += "; reserve with ip_local_reserved_ports what listens there: " + list(f.Listening)
+	there := slices.DeleteFunc(slices.Clone(f.Listening), func(port uint16) bool { return !wide.InRange(port) })
+	if len(there) > 0 {
+		a.Would += "; reserve with ip_local_reserved_ports what listens there: " + list(there)
 	}
 	return a
 }
 
 func list(listening []uint16) string {
 	var parts []string
-	for i, port := range listening {
-		if i == toReserve {
-			parts = append(parts, fmt.Sprintf("and %d more", len(listening)-i))
-			break
-		}
+	for _, port := range listening[:min(len(listening), toReserve)] {
 		parts = append(parts, fmt.Sprint(port))
 	}
-	return strings.Join(parts, ",")
+	text := strings.Join(parts, ",")
+	if n := len(listening) - len(parts); n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
 }

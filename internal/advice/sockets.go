@@ -17,7 +17,7 @@ func maxTimeWaits(f *Facts) *Advice {
 	}
 	a := &Advice{
 		Knob: "net.ipv4.tcp_max_tw_buckets", Value: fmt.Sprint(f.MaxTimeWaits),
-		Fact:     fmt.Sprintf("%d of %d are in use", all, f.MaxTimeWaits),
+		Fact:     fmt.Sprintf("%d are in use", all),
 		Would:    "a larger one gives each socket its TIME_WAIT, for some 256 bytes of kernel memory",
 		WouldNot: "free ports; nor is any TIME_WAIT cleared when it is reached, only new ones are refused",
 	}
@@ -37,7 +37,8 @@ func finTimeout(f *Facts) *Advice {
 	ofPorts := ""
 	for i := range f.Needs {
 		d := f.Needs[i].Destination
-		if n := d.ByState[tcp.FinWait2]; float64(n) >= much*float64(d.Capacity) && n > 0 {
+		n := len(d.Frees) - d.ByState[tcp.TimeWait] // mini-sockets in FIN_WAIT2: those that a process holds stay
+		if float64(n) >= much*float64(d.Capacity) && n > 0 {
 			ofPorts = fmt.Sprintf("; %s has %d of its %d ports there", name(d), n, d.Capacity)
 			break
 		}
@@ -78,33 +79,58 @@ func maxOrphans(f *Facts) *Advice {
 }
 
 func somaxconn(f *Facts) *Advice {
+	var first *Queue
+	others := 0
 	for i := range f.Queues {
 		q := &f.Queues[i]
-		if !q.Full() || f.Somaxconn == 0 || q.Backlog != f.Somaxconn {
-			continue // the program itself asks for no more
-		}
-		return &Advice{
-			Knob: "net.core.somaxconn", Value: fmt.Sprint(f.Somaxconn),
-			Fact:     fmt.Sprintf("%d connections wait to be accepted at %v, whose queue holds %d", q.Waiting, q.Local, q.Backlog),
-			Would:    "a larger one lets more wait, once the program has called listen() again and asked for more",
-			WouldNot: "make the program accept faster",
+		switch {
+		case !q.Full() || f.Somaxconn == 0 || q.Backlog != f.Somaxconn: // the program itself asks for no more
+		case first == nil:
+			first = q
+		default:
+			others++
 		}
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	return &Advice{
+		Knob: "net.core.somaxconn", Value: fmt.Sprint(f.Somaxconn),
+		Fact:     fmt.Sprintf("%d connections wait to be accepted at %v, whose queue holds %d", first.Waiting, first.Local, first.Backlog) + andMore(others),
+		Would:    "a larger one lets more wait, once the program has called listen() again and asked for more",
+		WouldNot: "make the program accept faster",
+	}
 }
 
 func files(f *Facts) *Advice {
+	var first *Files
+	others := 0
 	for i := range f.Files {
 		p := &f.Files[i]
-		if !p.CloseToLimit() {
-			continue
-		}
-		return &Advice{
-			Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", p.PID, p.Comm), Value: fmt.Sprint(p.Limit),
-			Fact:     fmt.Sprintf("%d of %d descriptors are in use", p.Used, p.Limit),
-			Would:    fmt.Sprintf("prlimit --pid %d --nofile=%d gives it room, while it runs", p.PID, 2*p.Limit),
-			WouldNot: "close what leaks; afterfin leaks tells",
+		switch {
+		case !p.CloseToLimit():
+		case first == nil:
+			first = p
+		default:
+			others++
 		}
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	// Without the colon prlimit would lower the hard limit as well, and only root raises it again.
+	return &Advice{
+		Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", first.PID, first.Comm), Value: fmt.Sprint(first.Limit),
+		Fact:     fmt.Sprintf("%d of %d descriptors are in use", first.Used, first.Limit) + andMore(others),
+		Would:    fmt.Sprintf("\"prlimit --pid %d --nofile=%d:\" gives it room, while it runs, as far as its hard limit allows", first.PID, 2*first.Limit),
+		WouldNot: "close what leaks; afterfin leaks tells",
+	}
+}
+
+// andMore words how many others the same holds of.
+func andMore(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; and %d more", n)
 }

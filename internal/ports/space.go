@@ -190,7 +190,7 @@ func (p *plan) add(k Key, s *event.Port) {
 		return
 	}
 	free := p.Clock.End(s)
-	if !k.Bound && s.State == tcp.TimeWait {
+	if !k.Bound && s.State == tcp.TimeWait && !p.space.Inferred {
 		from, ok := p.space.Rules.Reusable(s)
 		applies := p.space.Rules.ReuseApplies(s.Tuple)
 		switch {

@@ -75,7 +75,7 @@ func TestLeakBlock(t *testing.T) {
   fds    19 44 45 46
          1 of them are also held by helper pid 4200
   next   close() on that path; a pool needs an idle timeout below the peer's
-         prlimit --pid 4121 --nofile=131072 buys time (EMFILE in ~16m16s)
+         prlimit --pid 4121 --nofile=131072: buys time (EMFILE in ~16m16s)
          ss -K would destroy the socket, but frees no descriptor: the leak stays and is harder to see
 1 netns   LAST_ACK 5, orphans 6 of 4,096 (tcp_max_orphans)   2 CLOSE_WAIT younger than 10.0 s   3 ignored   4 TCP descriptors in no dump, dead or never connected (CAP_SYS_PTRACE tells)   descriptors of 7 processes not shown (CAP_SYS_PTRACE)   netns of 8 processes not entered (CAP_SYS_ADMIN, CAP_SYS_PTRACE)   lost 9 rows (ring full)
 `
@@ -108,7 +108,7 @@ func TestLeakLines(t *testing.T) {
 		"unlimited":        {group(unlimited, bound, 3), "   fds 58,214, +3/min (by ages)\n"},
 		"no growth":        {group(unlimited, bound, 0), "   fds 58,214, no growth (by ages)\n"},
 		"at the limit":     {group(full, bound, 3), "   fds 200,000/65,536, EMFILE now, at +3/min (by ages)\n"},
-		"enough for it":    {group(full, bound, 3), "prlimit --pid 4121 --nofile=400000 buys time (EMFILE now)\n"},
+		"enough for it":    {group(full, bound, 3), "prlimit --pid 4121 --nofile=400000: buys time (EMFILE now)\n"},
 		"a bound, rounded": {group(unlimited, leak.Age{Min: 2999 * time.Millisecond, Max: time.Hour, Quality: leak.Bound}, 0), "oldest 2.90 s to 1h00m   side"},
 		"of unknown age":   {group(unlimited, leak.Age{}, 0), "1 CLOSE_WAIT, oldest of unknown age   side"},
 		"held by nobody":   {group(nil, bound, 0), "LEAK held by nobody that is known\n"},

@@ -134,7 +134,7 @@ func prlimitText(p *owner.Process, in time.Duration) string {
 	if in > 0 {
 		when = "in ~" + Duration(in)
 	}
-	return fmt.Sprintf("prlimit --pid %d --nofile=%d buys time (EMFILE %s)", p.PID, max(p.FDLimit, uint64(p.FDs))*2, when)
+	return fmt.Sprintf("prlimit --pid %d --nofile=%d: buys time (EMFILE %s)", p.PID, max(p.FDLimit, uint64(p.FDs))*2, when)
 }
 
 var nextText = map[leak.Verdict]string{
