@@ -95,6 +95,7 @@ type plan struct {
 	space     *Space
 	on        map[uint16][]*event.Port // by local port
 	listening map[uint16][]*event.Port
+	taken     int
 	found     map[Key]*Destination
 }
 
@@ -110,6 +111,7 @@ func (s *Space) Take(l *Look) {
 			p.listening[port] = append(p.listening[port], &sockets[i])
 		}
 	}
+	p.countTaken()
 	for i := range sockets {
 		if k, ok := p.of(&sockets[i]); ok {
 			p.add(k, &sockets[i])
@@ -182,6 +184,7 @@ func (p *plan) destination(k Key) *Destination {
 
 func (p *plan) add(k Key, s *event.Port) {
 	d := p.destination(k)
+	d.Used++
 	d.ByState[s.State]++
 	if !s.Mini {
 		if o, ok := p.Holders[s.Cookie]; ok {
@@ -209,25 +212,13 @@ func (p *plan) add(k Key, s *event.Port) {
 	d.Frees = append(d.Frees, free)
 }
 
-// finish counts the ports: a destination has one connection on each, a client that binds first one.
+// finish counts the ports: a destination has one connection on each, a client that binds first
+// one.
 func (p *plan) finish(k Key, d *Destination) {
-	for port, sockets := range p.on {
-		if !p.space.Rules.InRange(port) {
-			continue
-		}
-		mine, blocked := false, false
-		for _, s := range sockets {
-			if o, ok := p.of(s); ok && o == k {
-				mine = true
-			}
-			blocked = blocked || p.blocks(k, s)
-		}
-		switch {
-		case mine:
-			d.Used++
-		case blocked:
-			d.Blocked++
-		}
+	if k.Bound {
+		p.finishBound(k, d)
+	} else {
+		d.Blocked = p.taken
 	}
 	d.Capacity = p.space.Rules.Range() - p.space.Rules.ReservedInRange() - d.Blocked
 	slices.Sort(d.Frees)
@@ -236,11 +227,30 @@ func (p *plan) finish(k Key, d *Destination) {
 	})
 }
 
-// blocks: does a socket keep somebody else off its port? connect() looks at nothing but the port
-// (__inet_hash_connect()), bind(0) at addresses that overlap (inet_csk_bind_conflict()).
-func (p *plan) blocks(k Key, s *event.Port) bool {
-	if k.Bound {
-		return overlap(s.Tuple.Local.Addr(), k.Source)
+// finishBound: in the way of bind(0) is whoever has an address that overlaps (inet_csk_bind_conflict()).
+func (p *plan) finishBound(k Key, d *Destination) {
+	for port, sockets := range p.on {
+		if !p.space.Rules.InRange(port) {
+			continue
+		}
+		blocked := false
+		for _, s := range sockets {
+			if o, ok := p.of(s); ok && o == k { // it is its own
+				blocked = false
+				break
+			}
+			blocked = blocked || overlap(s.Tuple.Local.Addr(), k.Source)
+		}
+		d.Blocked += btoi(blocked)
 	}
-	return s.Taken
+}
+
+// countTaken counts the ports of the range that connect() passes over, whatever the destination: it
+// looks at nothing but the port (__inet_hash_connect()).
+func (p *plan) countTaken() {
+	for port, sockets := range p.on {
+		if p.space.Rules.InRange(port) && slices.ContainsFunc(sockets, func(s *event.Port) bool { return s.Taken }) {
+			p.taken++
+		}
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"afterfin/internal/advice"
-	"afterfin/internal/doctor"
 	"afterfin/internal/event"
 )
 
@@ -55,12 +54,13 @@ func WriteAdvice(w io.Writer, r *Advised) error {
 	return err
 }
 
-// WriteAdviceJSON writes it as one document, with the checks of doctor.
-func WriteAdviceJSON(w io.Writer, checks []doctor.Check, r *Advised) error {
+// WriteAdviceJSON writes it as one document, with the checks of doctor, which this package needs
+// not know.
+func WriteAdviceJSON[Check any](w io.Writer, checks []Check, r *Advised) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(struct {
-		Checks      []doctor.Check  `json:"checks"`
+		Checks      []Check         `json:"checks"`
 		Advice      []advice.Advice `json:"advice"`
 		Sample      *int64          `json:"sample_ns"`
 		Unreachable int             `json:"unreachable"`
