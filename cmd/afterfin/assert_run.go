@@ -16,7 +16,6 @@ import (
 	"afterfin/internal/feed"
 	"afterfin/internal/leak"
 	"afterfin/internal/owner"
-	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
 	"afterfin/internal/tracer"
@@ -102,11 +101,7 @@ func (r *assertRun) open(e env, o *assertOptions) error {
 	}
 	if err := r.look(); err != nil {
 		r.close()
-		code := exitRuntime
-		if errors.Is(err, sockdiag.ErrNoInetDiag) {
-			code = exitFeature
-		}
-		return &failure{code: code, err: err}
+		return lookFailed(err)
 	}
 	if r.feed == nil {
 		fmt.Fprintf(e.stderr, "notice: no BPF (%s): polling every %s, a CLOSE_WAIT that is over between two looks may be missed\n", why, view.Duration(r.every))

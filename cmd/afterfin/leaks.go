@@ -20,7 +20,6 @@ import (
 	"afterfin/internal/leak"
 	"afterfin/internal/netns"
 	"afterfin/internal/owner"
-	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
 	"afterfin/internal/view"
@@ -196,11 +195,7 @@ func (o *leaksOptions) look(l *follower) (*leak.Report, view.LeakFoot, error) {
 	}
 	s, err := survey.Look(cfg)
 	if err != nil {
-		code := exitRuntime
-		if errors.Is(err, sockdiag.ErrNoInetDiag) {
-			code = exitFeature
-		}
-		return nil, view.LeakFoot{}, &failure{code: code, err: err}
+		return nil, view.LeakFoot{}, lookFailed(err)
 	}
 	if l != nil {
 		if err := l.complete(&s.Found); err != nil {

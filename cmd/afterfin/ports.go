@@ -3,8 +3,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"afterfin/internal/netns"
 	"afterfin/internal/owner"
 	"afterfin/internal/ports"
-	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/timewait"
 	"afterfin/internal/tracer"
@@ -95,24 +92,12 @@ func (p *porter) collect(now func() error) error {
 	if p.sample == 0 {
 		return p.look(nil, ports.Look{})
 	}
-	f, err := attach(p.env, p.cfg)
+	f, begin, err := beginCounting(p.env, p.cfg, func(f *feed.Feed) error { return p.look(f, ports.Look{}) })
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
-		return err
-	}
-	if err := p.look(f, ports.Look{}); err != nil {
-		return err
-	}
-	if err := f.Tracer().StartCounting(); err != nil {
-		return &failure{code: exitRuntime, err: err}
-	}
-	p.begin = clock.Mono()
-	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
-		fmt.Fprintln(p.env.stderr, line)
-	}
+	p.begin = begin
 	if err := now(); err != nil {
 		return err
 	}
@@ -184,11 +169,7 @@ func (p *porter) look(f *feed.Feed, l ports.Look) error {
 	p.report.Length, p.report.Wheel = l.Clock.Length, l.Clock.Wheel
 	spaces, unreachable, err := survey.Ports(only, l, ask, bound)
 	if err != nil {
-		code := exitRuntime
-		if errors.Is(err, sockdiag.ErrNoInetDiag) {
-			code = exitFeature
-		}
-		return &failure{code: code, err: err}
+		return lookFailed(err)
 	}
 	for _, s := range spaces {
 		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })

@@ -3,8 +3,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"runtime"
 	"time"
 
@@ -17,11 +15,9 @@ import (
 	"afterfin/internal/feed"
 	"afterfin/internal/netns"
 	"afterfin/internal/owner"
-	"afterfin/internal/sockdiag"
 	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
 	"afterfin/internal/timewait"
-	"afterfin/internal/tracer"
 	"afterfin/internal/view"
 )
 
@@ -92,24 +88,12 @@ func (t *timewaiter) run() error {
 		}
 		return t.writeNow()
 	}
-	f, err := attach(t.env, t.cfg)
+	f, begin, err := beginCounting(t.env, t.cfg, func(*feed.Feed) error { return t.look() })
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
-		return err
-	}
-	if err := t.look(); err != nil {
-		return err
-	}
-	if err := f.Tracer().StartCounting(); err != nil {
-		return &failure{code: exitRuntime, err: err}
-	}
-	t.begin = clock.Mono()
-	for _, line := range append(hookNotices(f.Start()), readyLines(f.Start())...) {
-		fmt.Fprintln(t.env.stderr, line)
-	}
+	t.begin = begin
 	if t.output == "text" {
 		if err := t.writeNow(); err != nil {
 			return err
@@ -124,29 +108,11 @@ func (t *timewaiter) run() error {
 	return t.writeSample()
 }
 
-// sees: what a command is about must be seen.
-func sees(s feed.Start, what string) error {
-	for _, h := range s.Hooks {
-		if h.Gives == what && h.Program == "" {
-			code := exitFeature
-			if errors.Is(h.Err, tracer.ErrHidden) {
-				code = exitPrivilege
-			}
-			return &failure{code: code, err: fmt.Errorf("%s cannot be seen here: %s", what, h.Why), hint: "afterfin doctor says what is missing"}
-		}
-	}
-	return nil
-}
-
 // look takes in what is there now.
 func (t *timewaiter) look() error {
 	now, err := survey.TimeWaits(netns.NS{Inode: t.cfg.Filter.NetNS, Path: t.cfg.NetNSPath}, &t.cfg.Filter)
 	if err != nil {
-		code := exitRuntime
-		if errors.Is(err, sockdiag.ErrNoInetDiag) {
-			code = exitFeature
-		}
-		return &failure{code: code, err: err}
+		return lookFailed(err)
 	}
 	t.report.Before, t.report.Now = t.report.Now, now
 	t.report.Advice = nil

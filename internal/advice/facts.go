@@ -5,6 +5,7 @@
 package advice
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -102,4 +103,22 @@ func For(f *Facts) []Advice {
 		}
 	}
 	return out
+}
+
+// first gives the first one that something holds of, and words of how many others it does too.
+func first[T any](list []T, holds func(*T) bool) (found *T, more string) {
+	others := 0
+	for i := range list {
+		switch {
+		case !holds(&list[i]):
+		case found == nil:
+			found = &list[i]
+		default:
+			others++
+		}
+	}
+	if others > 0 {
+		more = fmt.Sprintf("; and %d more", others)
+	}
+	return found, more
 }

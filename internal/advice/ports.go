@@ -12,23 +12,12 @@ import (
 	"afterfin/internal/tcp"
 )
 
-// worst gives the first destination in need that something holds of, and of how many others
-// it holds too.
-func worst(f *Facts, holds func(*ports.Destination) bool) (first *Need, more string) {
+// worst gives the first destination in need that something holds of, as first does.
+func worst(f *Facts, holds func(*ports.Destination) bool) (*Need, string) {
 	if f.Rules == nil {
 		return nil, ""
 	}
-	others := 0
-	for i := range f.Needs {
-		switch {
-		case !holds(f.Needs[i].Destination):
-		case first == nil:
-			first = &f.Needs[i]
-		default:
-			others++
-		}
-	}
-	return first, andMore(others)
+	return first(f.Needs, func(n *Need) bool { return holds(n.Destination) })
 }
 
 // used words how much of its ports a destination has.

@@ -79,58 +79,30 @@ func maxOrphans(f *Facts) *Advice {
 }
 
 func somaxconn(f *Facts) *Advice {
-	var first *Queue
-	others := 0
-	for i := range f.Queues {
-		q := &f.Queues[i]
-		switch {
-		case !q.Full() || f.Somaxconn == 0 || q.Backlog != f.Somaxconn: // the program itself asks for no more
-		case first == nil:
-			first = q
-		default:
-			others++
-		}
-	}
-	if first == nil {
+	q, more := first(f.Queues, func(q *Queue) bool { // else the program itself asks for no more
+		return q.Full() && f.Somaxconn > 0 && q.Backlog == f.Somaxconn
+	})
+	if q == nil {
 		return nil
 	}
 	return &Advice{
 		Knob: "net.core.somaxconn", Value: fmt.Sprint(f.Somaxconn),
-		Fact:     fmt.Sprintf("%d connections wait to be accepted at %v, whose queue holds %d", first.Waiting, first.Local, first.Backlog) + andMore(others),
+		Fact:     fmt.Sprintf("%d connections wait to be accepted at %v, whose queue holds %d%s", q.Waiting, q.Local, q.Backlog, more),
 		Would:    "a larger one lets more wait, once the program has called listen() again and asked for more",
 		WouldNot: "make the program accept faster",
 	}
 }
 
 func files(f *Facts) *Advice {
-	var first *Files
-	others := 0
-	for i := range f.Files {
-		p := &f.Files[i]
-		switch {
-		case !p.CloseToLimit():
-		case first == nil:
-			first = p
-		default:
-			others++
-		}
-	}
-	if first == nil {
+	p, more := first(f.Files, (*Files).CloseToLimit)
+	if p == nil {
 		return nil
 	}
 	// Without the colon prlimit would lower the hard limit as well, and only root raises it again.
 	return &Advice{
-		Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", first.PID, first.Comm), Value: fmt.Sprint(first.Limit),
-		Fact:     fmt.Sprintf("%d of %d descriptors are in use", first.Used, first.Limit) + andMore(others),
-		Would:    fmt.Sprintf("\"prlimit --pid %d --nofile=%d:\" gives it room, while it runs, as far as its hard limit allows", first.PID, 2*first.Limit),
+		Knob: "RLIMIT_NOFILE", Where: fmt.Sprintf("pid %d (%s)", p.PID, p.Comm), Value: fmt.Sprint(p.Limit),
+		Fact:     fmt.Sprintf("%d of %d descriptors are in use%s", p.Used, p.Limit, more),
+		Would:    fmt.Sprintf("\"prlimit --pid %d --nofile=%d:\" gives it room, while it runs, as far as its hard limit allows", p.PID, 2*p.Limit),
 		WouldNot: "close what leaks; afterfin leaks tells",
 	}
-}
-
-// andMore words how many others the same holds of.
-func andMore(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf("; and %d more", n)
 }
