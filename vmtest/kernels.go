@@ -78,7 +78,7 @@ var lanes = []lane{
 	{"virtual", 1, 3 * time.Minute, 15 * time.Minute, "^TestFlatOut"},
 	{"concurrent", 2, 3 * time.Minute, 15 * time.Minute, "^(TestWithoutFexit|TestTimeWait.*|TestOverflow|TestScripts|TestNothingLeaks|" +
 		"TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestPrivileges|TestFewPrivileges|TestMissingFeature|" +
-		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestPorts.*|TestAdvise)$"},
+		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestPorts.*|TestAdvise.*)$"},
 }
 
 // packages have their tests run in every guest.
@@ -145,7 +145,7 @@ func (k *kernel) only(pkg string) string {
 
 // aboutUs are tests of what a command does with its output, its children, signals and
 // words. To run them on one kernel is enough: on the first of the matrix.
-const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdvise)$"
+const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdviseCommand)$"
 
 // skip gives what this guest leaves to others. A test that was asked for by name (pattern)
 // runs wherever it can.

@@ -3,41 +3,77 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/advice"
+	"afterfin/internal/clock"
+	"afterfin/internal/feed"
 	"afterfin/internal/lab"
+	"afterfin/internal/ports"
+	"afterfin/internal/view"
 )
 
-// advised makes a fact, says so while afterfin looks, and gives the knobs that are named for
-// the netns and the client.
-func (p *pool) advised(during func()) map[string]advice.Advice {
+// advised gives the knobs that are named for the netns and the client, by a look before and one
+// after during.
+func (p *pool) advised(f *feed.Feed, during func()) map[string]advice.Advice {
 	p.Helper()
-	report := startReport(p.T, "doctor", "--advise", "--netns", p.ns.Path())
+	look := &porter{env: env{ctx: context.Background()}, all: true, sample: time.Nanosecond}
+	look.cfg.Filter.NetNS, look.cfg.NetNSPath = p.ns.Inode(), p.ns.Path()
+	err := look.look(f, ports.Look{})
+	if err == nil {
+		err = f.Tracer().StartCounting()
+	}
+	look.begin = clock.Mono()
 	if during != nil {
 		during()
 	}
-	var doc struct {
-		Checks []struct{ Name string }
-		Advice []advice.Advice
-		Sample int64 `json:"sample_ns"`
+	if err == nil {
+		err = look.follow(f)
 	}
-	report.stopInto(p.T, &doc)
-	if len(doc.Checks) == 0 || doc.Sample == 0 {
-		p.Errorf("%+v", doc)
+	r := &view.Advised{}
+	if err == nil {
+		err = look.advise(r)
 	}
+	if err != nil {
+		p.Fatal(err)
+	}
+	return p.ours(r.List)
+}
+
+// ours are those about the netns, or the client.
+func (p *pool) ours(list []advice.Advice) map[string]advice.Advice {
 	found := make(map[string]advice.Advice)
-	for _, a := range doc.Advice {
+	for _, a := range list {
 		if a.Where == fmt.Sprintf("netns %d", p.ns.Inode()) || strings.HasPrefix(a.Where, fmt.Sprintf("pid %d ", p.cl.PID())) {
 			found[a.Knob] = a
 		}
 	}
 	return found
+}
+
+// TestAdviseCommand: the whole of doctor --advise, with what a sample shows.
+func TestAdviseCommand(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "1024 65535", "tcp_tw_reuse", "0", "tcp_max_tw_buckets", "0")
+	report := startReport(t, "doctor", "--advise", "--netns", p.ns.Path())
+	p.leaveMany(3)
+	var doc struct {
+		Checks []struct{ Name string }
+		Advice []advice.Advice
+		Sample int64 `json:"sample_ns"`
+	}
+	report.stopInto(t, &doc)
+	a := p.ours(doc.Advice)
+	if len(doc.Checks) == 0 || doc.Sample == 0 || len(a) != 1 || !strings.Contains(a["net.ipv4.tcp_max_tw_buckets"].Fact, "3 sockets got no TIME_WAIT") {
+		t.Errorf("%+v", doc)
+	}
 }
 
 // rst sends the client's socket in TIME_WAIT a RST that ends it, if tcp_rfc1337 lets it.
@@ -57,6 +93,7 @@ func (p *pool) rst(fake *lab.Peer) {
 // tcp_max_orphans is of the whole host, and only in the table of package advice.
 func TestAdvise(t *testing.T) {
 	t.Parallel()
+	attached := attachPorts(t)
 	const narrow, wide = "40000 40019", "1024 65535"
 	type fact struct {
 		knob, between string
@@ -92,7 +129,7 @@ func TestAdvise(t *testing.T) {
 			if f.during != nil {
 				during = f.during(p)
 			}
-			a, ok := p.advised(during)[f.knob]
+			a, ok := p.advised(attached, during)[f.knob]
 			if !ok || !strings.Contains(a.Fact, f.says) || a.Would == "" || a.WouldNot == "" || a.Value == "" {
 				t.Errorf("%v %+v", ok, a)
 			}
@@ -101,7 +138,7 @@ func TestAdvise(t *testing.T) {
 			} else {
 				f.remove(p)
 			}
-			if a, ok := p.advised(during)[f.knob]; ok {
+			if a, ok := p.advised(attached, during)[f.knob]; ok {
 				t.Errorf("the fact is gone: %+v", a)
 			}
 		})
@@ -111,17 +148,17 @@ func TestAdvise(t *testing.T) {
 		if err := p.ns.SetSysctl("net.ipv4.tcp_tw_reuse_delay", "60000"); err != nil {
 			// Before 6.14 there is none, and so no advice on it.
 			p.leaveMany(18)
-			if a, ok := p.advised(nil)["net.ipv4.tcp_tw_reuse_delay"]; ok {
+			if a, ok := p.advised(attached, nil)["net.ipv4.tcp_tw_reuse_delay"]; ok {
 				t.Errorf("%+v", a)
 			}
 			return
 		}
 		p.leaveMany(18)
-		if a := p.advised(nil)["net.ipv4.tcp_tw_reuse_delay"]; !strings.Contains(a.Fact, "18 are too young for tcp_tw_reuse") || a.Value != "60000" {
+		if a := p.advised(attached, nil)["net.ipv4.tcp_tw_reuse_delay"]; !strings.Contains(a.Fact, "18 are too young for tcp_tw_reuse") || a.Value != "60000" {
 			t.Errorf("%+v", a)
 		}
 		p.set("tcp_tw_reuse_delay", "1")
-		if a, ok := p.advised(nil)["net.ipv4.tcp_tw_reuse_delay"]; ok {
+		if a, ok := p.advised(attached, nil)["net.ipv4.tcp_tw_reuse_delay"]; ok {
 			t.Errorf("the fact is gone: %+v", a)
 		}
 	})
