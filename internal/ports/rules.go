@@ -95,8 +95,8 @@ func (r *Rules) Delay() time.Duration {
 }
 
 // Reusable tells from when on, by CLOCK_MONOTONIC, tcp_tw_reuse lets connect() take a
-// mini-socket. False: never, for it has seen no TCP timestamp, or is an orphan in FIN_WAIT2
-// (those since 6.9; before, the kernel would take them).
+// mini-socket. False: never, for it has seen no TCP timestamp, or is an orphan in FIN_WAIT2,
+// which newer kernels do not take (tcp_twsk_unique()).
 func (r *Rules) Reusable(p *event.Port) (from time.Duration, ok bool) {
 	if p.RecentStamp == 0 || p.State != tcp.TimeWait {
 		return 0, false
