@@ -34,8 +34,12 @@ func (p *pool) advised(f *feed.Feed, during func()) map[string]advice.Advice {
 	if during != nil {
 		during()
 	}
+	var l ports.Look
 	if err == nil {
-		err = look.follow(f)
+		l, err = look.follow(f)
+	}
+	if err == nil {
+		err = look.look(f, l)
 	}
 	r := &view.Advised{}
 	if err == nil {

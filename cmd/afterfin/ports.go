@@ -101,46 +101,47 @@ func (p *porter) collect(now func() error) error {
 	if err := now(); err != nil {
 		return err
 	}
-	if err := p.follow(f); err != nil {
+	l, err := p.follow(f)
+	if err != nil {
 		return &failure{code: exitRuntime, err: err}
 	}
-	return nil
+	return p.look(f, l)
 }
 
-// follow lets the kernel count for as long as the sample takes, then looks again.
-func (p *porter) follow(f *feed.Feed) error {
+// follow lets the kernel count for as long as the sample takes, and gives what the next look is
+// to go by.
+func (p *porter) follow(f *feed.Feed) (l ports.Look, err error) {
 	tr := f.Tracer()
 	for clock.Mono()-p.begin < p.sample && p.env.ctx.Err() == nil {
 		if _, _, err := f.Next(); err != nil { // nothing is told; this waits, and finds silent moves
-			return err
+			return l, err
 		}
 		if now := clock.Mono(); p.peaks.Due(now) {
 			callers, err := tr.Callers()
 			if err != nil {
-				return err
+				return l, err
 			}
 			p.peaks.See(callers, now)
 		}
 	}
 	if err := f.LookForMoves(); err != nil {
-		return err
+		return l, err
 	}
 	if err := tr.StopCounting(); err != nil {
-		return err
+		return l, err
 	}
-	l := ports.Look{While: clock.Mono() - p.begin, Peaks: &p.peaks}
-	var err error
+	l = ports.Look{While: clock.Mono() - p.begin, Peaks: &p.peaks}
 	if l.Callers, err = tr.Callers(); err != nil {
-		return err
+		return l, err
 	}
 	if p.counts, err = tr.Counts(); err != nil {
-		return err
+		return l, err
 	}
 	if p.report.Lost, err = f.Lost(); err != nil {
-		return err
+		return l, err
 	}
 	p.report.Took = l.While
-	return p.look(f, l)
+	return l, nil
 }
 
 // look takes in what is there now; f is nil without BPF.
