@@ -4,7 +4,6 @@ package advice
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -52,8 +51,7 @@ func reuse(f *Facts) *Advice {
 
 func reuseDelay(f *Facts) *Advice {
 	n, more := worst(f, func(d *ports.Destination) bool {
-		return f.Rules.ReuseDelay > 0 && d.TooYoung > 0 && !d.Bound &&
-			f.Rules.ReuseApplies(tcp.Tuple{Local: netip.AddrPortFrom(d.Source, 0), Remote: d.Remote})
+		return f.Rules.ReuseDelay > 0 && d.TooYoung > 0 && d.ReuseApplies(f.Rules)
 	})
 	if n == nil {
 		return nil

@@ -12,8 +12,8 @@ type Forecast struct {
 	Rate float64 // connect() calls a second
 	Peak float64
 
-	// Sustainable is the rate above which ports run out: the ports that there are, over how long
-	// each connection keeps one. 0: each gives it back at once.
+	// Sustainable is the rate above which ports run out: those that no open connection holds, over
+	// how long each one that comes keeps its port. With a Share of 0 there is no such rate.
 	Sustainable float64
 	Hold        time.Duration // how long a TIME_WAIT keeps a port, in the middle
 	Share       float64       // of the connections that leave one, 0 to 1
@@ -73,7 +73,7 @@ func significant(f *Flow) bool {
 // hold: with tcp_tw_reuse in effect those with timestamps keep a port for its delay only.
 func (d *Destination) hold(rules *Rules, mean time.Duration) time.Duration {
 	stamped := d.Reusable + d.TooYoung
-	if d.InEffect == 0 || stamped == 0 {
+	if stamped == 0 || !d.ReuseApplies(rules) {
 		return mean
 	}
 	part := float64(stamped) / float64(stamped+d.NoStamp)

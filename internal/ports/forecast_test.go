@@ -4,6 +4,7 @@ package ports
 
 import (
 	"math"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -81,6 +82,7 @@ func TestForecastOldOnesEnd(t *testing.T) {
 // With tcp_tw_reuse in effect a port is kept for its delay.
 func TestForecastReuse(t *testing.T) {
 	d := client(200, 10, 10*time.Second)
+	d.Source, d.Remote = netip.MustParseAddr("10.0.0.1"), netip.MustParseAddrPort("10.0.0.2:80")
 	d.Reusable, d.InEffect, d.TooYoung = 90, 90, 10
 	for i := range d.Frees { // as Take has them then
 		d.Frees[i] = max(d.At, d.Frees[i]-mean+time.Second)
@@ -88,6 +90,14 @@ func TestForecastReuse(t *testing.T) {
 	f := d.Forecast(&Rules{Reuse: 1, ReuseDelay: time.Second}, mean)
 	if f.Sustainable != 200 || f.Exhausted >= 0 || f.Level != 10 || f.Hold != time.Second || d.Free() != 190 {
 		t.Errorf("%+v, %d free", f, d.Free())
+	}
+	young := *d
+	young.Reusable, young.InEffect, young.TooYoung = 0, 0, 100 // none is of age yet, and the first ones soon are
+	if f := young.Forecast(&Rules{Reuse: 1, ReuseDelay: time.Second}, mean); f.Sustainable != 200 {
+		t.Errorf("%+v", f)
+	}
+	if f := young.Forecast(&Rules{Reuse: 2, ReuseDelay: time.Second}, mean); f.Hold != mean { // not over loopback
+		t.Errorf("%+v", f)
 	}
 	d.NoStamp = 100 // half of them are kept for 61 s
 	if f = d.Forecast(&Rules{Reuse: 1, ReuseDelay: time.Second}, mean); f.Hold != 31*time.Second {

@@ -62,6 +62,11 @@ type Destination struct {
 // Free is how many connections could be made now.
 func (d *Destination) Free() int { return d.Capacity - d.Used + d.InEffect }
 
+// ReuseApplies: does tcp_tw_reuse as it is set let connect() take TIME_WAIT of this destination?
+func (d *Destination) ReuseApplies(rules *Rules) bool {
+	return !d.Bound && rules.ReuseApplies(tcp.Tuple{Local: netip.AddrPortFrom(d.Source, 0), Remote: d.Remote})
+}
+
 // Key tells destinations apart.
 type Key struct {
 	NetNS  uint32

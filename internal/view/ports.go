@@ -102,7 +102,7 @@ func writeDestination(b *strings.Builder, r *Ports, s *ports.Space, d *ports.Des
 		fmt.Fprintf(b, "  blocked   %s ports of the range are held by others, so that it cannot have them\n", Thousands(uint64(d.Blocked)))
 	}
 	if r.Took > 0 {
-		fmt.Fprintf(b, "  %s; now %s, peak %s%s\n", failsAbove(d, &f), rate(f.Rate), rate(f.Peak), exhaustion(d, &f))
+		fmt.Fprintf(b, "  %s; now %s, peak %s%s\n", failsAbove(d, &s.Rules, &f), rate(f.Rate), rate(f.Peak), exhaustion(d, &f))
 		if d.Flow.Failures > 0 {
 			fmt.Fprintf(b, "  failures  EADDRNOTAVAIL %s in %s: %s\n", Thousands(d.Flow.Failures), Duration(r.Took), failedText(r, d))
 		}
@@ -135,15 +135,15 @@ func portStates(by map[tcp.State]int) string {
 	return text
 }
 
-func failsAbove(d *ports.Destination, f *ports.Forecast) string {
-	if f.Sustainable == 0 {
+func failsAbove(d *ports.Destination, rules *ports.Rules, f *ports.Forecast) string {
+	if f.Share == 0 {
 		return "no connection leaves a TIME_WAIT here: ports are free at once"
 	}
 	text := fmt.Sprintf("fails above %s (ports / %s", rate(f.Sustainable), Duration(f.Hold))
 	if f.Share < 0.995 {
 		text += fmt.Sprintf(", %.0f %% leave a TIME_WAIT", 100*f.Share)
 	}
-	if d.InEffect > 0 {
+	if d.ReuseApplies(rules) {
 		text += ", by tcp_tw_reuse"
 	}
 	return text + ")"

@@ -151,7 +151,7 @@ func destinationInJSON(r *Ports, s *ports.Space, d *ports.Destination) destinati
 	out := destinationJSON{
 		NetNS: s.NetNS, Source: d.Source.String(), Destination: "*", Bound: d.Bound, Range: [2]uint16{s.Rules.Low, s.Rules.High},
 		Capacity: d.Capacity, Blocked: d.Blocked, Used: d.Used, Free: max(0, d.Free()), ByState: statesJSON(d.ByState),
-		Rate: some(f.Rate, sampled), Peak: some(f.Peak, sampled), Sustainable: some(f.Sustainable, f.Sustainable > 0),
+		Rate: some(f.Rate, sampled), Peak: some(f.Peak, sampled), Sustainable: some(f.Sustainable, f.Share > 0),
 		Exhausted: some(int64(f.Exhausted), f.Exhausted == 0 || sampled && f.Exhausted > 0),
 		Level:     some(f.Level, sampled && f.Exhausted < 0 && f.Rate > 0),
 		NextFree:  some(int64(f.NextFree), f.NextFree >= 0), AllFree: some(int64(f.AllFree), f.AllFree >= 0),
