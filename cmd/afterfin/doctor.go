@@ -28,13 +28,15 @@ func doctorCommand(e env) *cobra.Command {
 			"With --advise it measures instead, and names the settings that would change something: each with\n" +
 			"the fact, what it would change and what not. No fact, no advice; it never changes a setting.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
 			switch {
 			case sample < 0:
 				return usage("--sample: %v is negative", sample)
+			case !toAdvise && (cmd.Flags().Changed("sample") || cmd.Flags().Changed("netns")):
+				return usage("--sample and --netns are for --advise")
 			case toAdvise:
 				cfg, err := filter.parse()
 				if err != nil {
