@@ -96,8 +96,6 @@ static __always_inline void tell_port(struct seq_file *seq, __u64 address)
 	p.cookie = BPF_CORE_READ(skc, skc_cookie.counter);
 	p.rport = bpf_ntohs(BPF_CORE_READ(skc, skc_dport));
 	p.reuse = BPF_CORE_READ_BITFIELD_PROBED(skc, skc_reuse);
-	p.reuseport = BPF_CORE_READ_BITFIELD_PROBED(skc, skc_reuseport);
-	p.v6only = BPF_CORE_READ_BITFIELD_PROBED(skc, skc_ipv6only);
 	read_addresses(skc, p.local, p.remote);
 	if (p.state == TCP_TIME_WAIT)
 		look_at_mini(&p, (void *)address);

@@ -226,9 +226,7 @@ struct af_port {
 	__u8 mini;
 	__u8 taken; /* connect() does not choose this port, whatever the destination */
 	__u8 reuse; /* SO_REUSEADDR */
-	__u8 reuseport;
-	__u8 v6only;
-	__u8 pad[6];
+	__u8 pad[8];
 };
 
 /* Who calls connect(), and whither: key of the map `callers`. */

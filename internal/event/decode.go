@@ -164,8 +164,6 @@ func DecodePort(raw []byte) (Port, error) {
 		Mini:        raw[85] != 0,
 		Taken:       raw[86] != 0,
 		Reuse:       raw[87] != 0,
-		ReusePort:   raw[88] != 0,
-		V6Only:      raw[89] != 0,
 	}, nil
 }
 

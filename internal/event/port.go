@@ -21,8 +21,7 @@ type Port struct {
 	// Taken: connect() does not choose this port, whatever the destination, for bind() has had
 	// a hand in it (the port's inet_bind_bucket has fastreuse or fastreuseport at 0 or above).
 	Taken            bool
-	Reuse, ReusePort bool // SO_REUSEADDR, SO_REUSEPORT
-	V6Only           bool
+	Reuse            bool          // SO_REUSEADDR
 	Expires, Jiffies uint64        // of a mini-socket: as in MiniTimer
 	Mono             time.Duration // CLOCK_MONOTONIC when this was read
 	RecentStamp      uint32        // CLOCK_MONOTONIC seconds when a TCP timestamp came last; 0: none did

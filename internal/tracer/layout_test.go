@@ -224,7 +224,7 @@ func TestPortLayout(t *testing.T) {
 	raw := make([]byte, size)
 	values := map[string]uint64{
 		"kind": 6, "netns": 2, "cookie": 3, "expires": 4, "jiffies": 5, "mono_ns": 6, "local": 10, "remote": 40, "ts_recent_stamp": 7,
-		"entry_stamp": 8, "lport": 9, "rport": 10, "state": 6, "mini": 1, "taken": 1, "reuse": 1, "reuseport": 1, "v6only": 1, "pad": 0,
+		"entry_stamp": 8, "lport": 9, "rport": 10, "state": 6, "mini": 1, "taken": 1, "reuse": 1, "pad": 0,
 	}
 	for name := range at {
 		if _, ok := values[name]; !ok {
@@ -242,7 +242,7 @@ func TestPortLayout(t *testing.T) {
 	want := event.Port{
 		NetNS: 2, Cookie: 3, Expires: 4, Jiffies: 5, Mono: 6, RecentStamp: 7, EntryStamp: 8,
 		Tuple: tcp.Tuple{Local: netip.AddrPortFrom(address(10), 9), Remote: netip.AddrPortFrom(address(40), 10)},
-		State: tcp.TimeWait, Mini: true, Taken: true, Reuse: true, ReusePort: true, V6Only: true,
+		State: tcp.TimeWait, Mini: true, Taken: true, Reuse: true,
 	}
 	if got, err := event.DecodePort(raw); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
@@ -250,14 +250,14 @@ func TestPortLayout(t *testing.T) {
 	if _, err := event.DecodePort(raw[1:]); err == nil {
 		t.Error("too short")
 	}
-	for _, flag := range []string{"mini", "taken", "reuse", "reuseport", "v6only"} { // each by itself
+	for _, flag := range []string{"mini", "taken", "reuse"} { // each by itself
 		one := bytes.Clone(raw)
-		for _, other := range []string{"mini", "taken", "reuse", "reuseport", "v6only"} {
+		for _, other := range []string{"mini", "taken", "reuse"} {
 			put(one, at[other], 0)
 		}
 		put(one, at[flag], 1)
 		got, err := event.DecodePort(one)
-		if on := map[string]bool{"mini": got.Mini, "taken": got.Taken, "reuse": got.Reuse, "reuseport": got.ReusePort, "v6only": got.V6Only}; err != nil || !on[flag] {
+		if on := map[string]bool{"mini": got.Mini, "taken": got.Taken, "reuse": got.Reuse}; err != nil || !on[flag] {
 			t.Errorf("%s alone: %+v, %v", flag, got, err)
 		}
 	}
