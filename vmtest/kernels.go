@@ -78,7 +78,7 @@ var lanes = []lane{
 	{"virtual", 1, 3 * time.Minute, 15 * time.Minute, "^TestFlatOut"},
 	{"concurrent", 2, 3 * time.Minute, 15 * time.Minute, "^(TestWithoutFexit|TestTimeWait.*|TestOverflow|TestScripts|TestNothingLeaks|" +
 		"TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestPrivileges|TestFewPrivileges|TestMissingFeature|" +
-		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestPorts.*|TestAdvise.*)$"},
+		"TestUserNamespace|TestQuickACK.*|TestPeer.*|TestRun|TestAssert.*|TestLeakAges|TestMSL.*|TestLab.*|TestPorts.*|TestAdvise.*)$"},
 }
 
 // packages have their tests run in every guest.
@@ -138,7 +138,7 @@ func (k *kernel) tested() []string {
 // tracing; empty for all.
 func (k *kernel) only(pkg string) string {
 	if k.lacks != "" && pkg == "cmd/afterfin" {
-		return "^(TestKernelPromise|TestLeaks|TestLeaksFailOver|TestLeaksUnprivileged|TestAssertPolling|TestAssertUnprivileged|TestTimeWaitNow|TestPortsNow)$"
+		return "^(TestKernelPromise|TestLeaks|TestLeaksFailOver|TestLeaksUnprivileged|TestAssertPolling|TestAssertUnprivileged|TestTimeWaitNow|TestPortsNow|TestLab)$"
 	}
 	return ""
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/lab"
 	"afterfin/internal/tracer"
 )
 
@@ -65,6 +66,7 @@ func usage(format string, args ...any) error {
 }
 
 func main() {
+	lab.Main() // an actor of an experiment is this program too
 	// A reader that goes away (head) ends the stream with EPIPE, not the process. The signal
 	// is caught and not ignored: that, a command that assert starts would inherit.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -102,7 +104,7 @@ func run(e env, args []string) int {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), portsCommand(e), doctorCommand(e), versionCommand(e))
+	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), portsCommand(e), labCommand(e), doctorCommand(e), versionCommand(e))
 	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

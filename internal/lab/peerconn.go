@@ -164,6 +164,16 @@ func (c *PeerConn) Expect(flags Flags, timeout time.Duration) (Received, error) 
 	}
 }
 
+// Next waits for the next segment from the kernel, whatever it says. If none comes
+// in time the error is os.ErrDeadlineExceeded.
+func (c *PeerConn) Next(timeout time.Duration) (Received, error) {
+	r, err := c.next(Mono() + timeout)
+	if err != nil {
+		return r, fmt.Errorf("wait for a segment from %v: %w", c.Remote, err)
+	}
+	return r, nil
+}
+
 // Rest gives what has come from the kernel and was not looked at yet, without
 // waiting for more.
 func (c *PeerConn) Rest() ([]Received, error) {
