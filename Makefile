@@ -12,7 +12,7 @@ export CGO_ENABLED := 0
 # Pinned: the committed objects in bpf/ come from this clang.
 CLANG_PACKAGES := clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev
 
-.PHONY: help run build generate lint fmt test vmtest kernels 2msl check bench clean tools
+.PHONY: help run build generate lint fmt test vmtest kernels 2msl lab check bench clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -34,7 +34,11 @@ kernels: ## build three small kernels: HZ=100, HZ=1000, and TIME_WAIT of 15 s (2
 	vmtest/linux/build
 
 2msl: kernels ## measure how long TIME_WAIT lasts on all of them: docs/2msl.md and its picture
-	$(GO) run ./vmtest --document docs
+	$(GO) run ./vmtest --document 2msl
+
+lab: build ## try what is said about TIME_WAIT and CLOSE_WAIT on this machine and on all kernels: docs/lab.md (4 minutes)
+	$(SUDO) bin/afterfin lab all -o json >bin/lab.json
+	$(GO) run ./vmtest --document lab --host bin/lab.json
 
 check: tools lint ## lint, and the committed objects against their source
 	@$(MAKE) --no-print-directory generate

@@ -15,8 +15,19 @@ import (
 	"afterfin/internal/view"
 )
 
-// mslMark stands before the document of afterfin msl in what TestMSL writes.
-const mslMark = " MSL "
+// document is a file of docs/ that is written from what a test measures in each guest.
+type document struct {
+	test, mark string // the mark stands before each line that the test writes for it
+	kernels    []string
+	host       bool // takes what was measured on this machine as well
+	write      func(dir string, rows []tableRow, host []string) error
+}
+
+// documents are they, by name.
+var documents = map[string]document{
+	"2msl": {"TestMSL", " MSL ", slices.Concat(namesOf(measured()), namesOf(built)), false, write2MSL},
+	"lab":  {"TestLab", " LAB ", namesOf(kernels), true, writeLab},
+}
 
 // measured are the kernels of the matrix that msl works on.
 func measured() []kernel {
@@ -46,15 +57,19 @@ func parseMSL(text string) (timewait.Run, error) {
 	return run, nil
 }
 
-// writeDocument writes what every guest measured: one table and one picture.
-func writeDocument(dir string, rows []tableRow) error {
+// write2MSL writes what every guest measured: one table and one picture.
+func write2MSL(dir string, rows []tableRow, _ []string) error {
 	var runs []timewait.Run
 	var table strings.Builder
 	for _, r := range rows {
 		if r.err != nil {
 			return fmt.Errorf("%s: its 2MSL is not measured: nothing is written", r.job.kernel.name)
 		}
-		run, err := parseMSL(r.outcome.msl)
+		lines := r.outcome.documents["2msl"]
+		if len(lines) == 0 {
+			return fmt.Errorf("%s: TestMSL measured nothing", r.job.kernel.name)
+		}
+		run, err := parseMSL(lines[len(lines)-1])
 		if err != nil {
 			return fmt.Errorf("%s: read what TestMSL measured: %w", r.job.kernel.name, err)
 		}
@@ -64,7 +79,7 @@ func writeDocument(dir string, rows []tableRow) error {
 		runs = append(runs, run)
 		fmt.Fprintln(&table, documentRow(&run, hooks[r.job.kernel.accept]))
 	}
-	text := fmt.Sprintf(documentText, len(runs), len(runs[0].Samples), table.String())
+	text := fmt.Sprintf(text2MSL, len(runs), len(runs[0].Samples), table.String())
 	if err := os.WriteFile(filepath.Join(dir, "2msl.md"), []byte(text), 0o644); err != nil {
 		return err
 	}
@@ -91,7 +106,7 @@ func documentRow(r *timewait.Run, hooks string) string {
 		float64(r.Worst())/float64(time.Millisecond), seen)
 }
 
-const documentText = `# How long TIME_WAIT lasts
+const text2MSL = `# How long TIME_WAIT lasts
 
 ` + "`afterfin msl`" + ` on %d kernels, in QEMU guests in virtual time: %d connections each, spread over a bucket of the
 timer wheel. All figures are seconds if not said otherwise. This file is written by ` + "`make 2msl`" + `.

@@ -25,16 +25,20 @@ func TestOutcomeMSL(t *testing.T) {
 	} {
 		o.take(guest.Line{Kind: guest.Output, Text: text})
 	}
-	if o.msl != someMSL {
-		t.Errorf("found %q", o.msl)
+	if got := o.documents["2msl"]; len(got) != 1 || got[0] != someMSL {
+		t.Errorf("found %q", got)
 	}
 }
 
-func TestWriteDocument(t *testing.T) {
+func measuredMSL(line string) *outcome {
+	return &outcome{documents: map[string][]string{"2msl": {line}}}
+}
+
+func TestWrite2MSL(t *testing.T) {
 	dir := t.TempDir()
-	row := tableRow{job: &job{kernel: &built[1]}, outcome: &outcome{msl: someMSL}}
-	timers := tableRow{job: &job{kernel: &kernels[3]}, outcome: &outcome{msl: someMSL}}
-	if err := writeDocument(dir, []tableRow{row, timers}); err != nil {
+	row := tableRow{job: &job{kernel: &built[1]}, outcome: measuredMSL(someMSL)}
+	timers := tableRow{job: &job{kernel: &kernels[3]}, outcome: measuredMSL(someMSL)}
+	if err := write2MSL(dir, []tableRow{row, timers}, nil); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "2msl.md"))
@@ -52,9 +56,9 @@ func TestWriteDocument(t *testing.T) {
 	for name, bad := range map[string]tableRow{
 		"failed":      {job: row.job, outcome: row.outcome, err: errors.New("x")},
 		"without any": {job: row.job, outcome: &outcome{}},
-		"no samples":  {job: row.job, outcome: &outcome{msl: `{"samples":[]}`}},
+		"no samples":  {job: row.job, outcome: measuredMSL(`{"samples":[]}`)},
 	} {
-		if err := writeDocument(t.TempDir(), []tableRow{bad}); err == nil {
+		if err := write2MSL(t.TempDir(), []tableRow{bad}, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -46,7 +46,7 @@ var kernels = []kernel{
 	{"7.x", "amd64", []string{"trixie-backports"}, "linux-image-cloud-amd64", 250, "Nehalem", acceptFexit, "", true, 0, "everything"},
 	{"6.1-arm64", "arm64", []string{"bookworm", "bookworm-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptNone, "", false, 0, "everything but who accepted, and restarts of 2MSL"},
 	{"6.12-arm64", "arm64", []string{"trixie", "trixie-security"}, "linux-image-cloud-arm64", 250, "cortex-a72", acceptFexit, "", false, 0, "everything"},
-	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, 0, "leaks, assert by polling, timewait and ports --sample 0; for the rest doctor says which feature is missing, exit 5"},
+	{"5.10", "amd64", []string{"bullseye", "bullseye-security"}, "linux-image-cloud-amd64", 250, "Nehalem,-cx16", acceptNone, "tp_btf", false, 0, "leaks, assert by polling, timewait and ports --sample 0, lab --no-bpf; for the rest doctor says which feature is missing, exit 5"},
 }
 
 // built are kernels that no distribution has, made by vmtest/linux/build (make kernels): to
@@ -145,7 +145,7 @@ func (k *kernel) only(pkg string) string {
 
 // aboutUs are tests of what a command does with its output, its children, signals and
 // words. To run them on one kernel is enough: on the first of the matrix.
-const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdviseCommand)$"
+const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdviseCommand|TestLabControl|TestLabInterrupted)$"
 
 // skip gives what this guest leaves to others. A test that was asked for by name (pattern)
 // runs wherever it can.

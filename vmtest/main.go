@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -32,7 +33,8 @@ func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) stri
 	flags.SetOutput(stderr)
 	kernelPath := flags.String("kernel", "", "run on this `file`, a kernel image, with the modules next to it, instead of the matrix")
 	pattern := flags.String("run", "", "only tests that match, as go test -run")
-	document := flags.String("document", "", "measure 2MSL on every kernel, those of make kernels too, and write 2msl.md and 2msl.svg into this `folder`")
+	documentName := flags.String("document", "", "measure on every kernel and write docs/`NAME`.md: 2msl (on those of make kernels too) or lab")
+	hostFile := flags.String("host", "", "with --document lab: the `file` that has what afterfin lab all -o json says on this machine")
 	laneName := flags.String("lane", "", "virtual or concurrent (default both)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -41,14 +43,17 @@ func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) stri
 		return 2
 	}
 	names := getenv("KERNELS")
-	if *document != "" {
-		*pattern, *laneName = "^TestMSL$", "virtual"
+	s := &session{stdout: stdout, stderr: stderr, pattern: *pattern}
+	err := s.plan(*documentName, *hostFile)
+	if s.document != nil {
+		s.pattern, *laneName = "^"+s.document.test+"$", "virtual"
 		if names == "" {
-			names = strings.Join(slices.Concat(namesOf(measured()), namesOf(built)), ",")
+			names = strings.Join(s.document.kernels, ",")
 		}
 	}
-	s := &session{stdout: stdout, stderr: stderr, pattern: *pattern, document: *document}
-	err := s.setUp(*kernelPath, names, *laneName, flags.Args())
+	if err == nil {
+		err = s.setUp(*kernelPath, names, *laneName, flags.Args())
+	}
 	if err == nil {
 		err = s.run(ctx)
 	}
@@ -60,6 +65,28 @@ func run(ctx context.Context, stdout, stderr io.Writer, getenv func(string) stri
 		return 1
 	}
 	return 0
+}
+
+// plan notes which document is to be written, if one is.
+func (s *session) plan(name, hostFile string) error {
+	if name == "" && hostFile == "" {
+		return nil
+	}
+	d, ok := documents[name]
+	switch {
+	case !ok:
+		return fmt.Errorf("--document: %q is none of them: %s", name, strings.Join(slices.Sorted(maps.Keys(documents)), ", "))
+	case d.host != (hostFile != ""):
+		return errors.New("--host goes with --document lab, and that with it")
+	case d.host:
+		raw, err := os.ReadFile(hostFile)
+		if err != nil {
+			return err
+		}
+		s.host = strings.Split(strings.TrimSpace(string(raw)), "\n")
+	}
+	s.document = &d
+	return nil
 }
 
 func (s *session) setUp(kernelPath, names, laneName string, rest []string) error {

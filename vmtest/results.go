@@ -19,27 +19,27 @@ import (
 // outcome gathers what a guest tells and prints it as go test would, with the
 // kernel and the lane before each test's name.
 type outcome struct {
-	job    *job
-	print  func(string) // one whole line, or several
-	pkg    string       // that runs now
-	begin  map[string]time.Duration
-	said   map[string][]string // what a running test wrote, by top-level name
-	now    string              // the test that writes
-	seen   map[string][]string // top-level results by package
-	failed int
-	passed int
-	skips  int
-	bad    []string // packages that ended with another code than their tests explain
-	end    time.Duration
-	told   int // number of tests with the final done
-	done   bool
-	hz     int       // that the guest measured
-	msl    string    // the document that TestMSL measured
-	digest hash.Hash // of all that the tests said and when: the same in every virtual run
+	job       *job
+	print     func(string) // one whole line, or several
+	pkg       string       // that runs now
+	begin     map[string]time.Duration
+	said      map[string][]string // what a running test wrote, by top-level name
+	now       string              // the test that writes
+	seen      map[string][]string // top-level results by package
+	failed    int
+	passed    int
+	skips     int
+	bad       []string // packages that ended with another code than their tests explain
+	end       time.Duration
+	told      int // number of tests with the final done
+	done      bool
+	hz        int                 // that the guest measured
+	documents map[string][]string // by name, the lines that are for it
+	digest    hash.Hash           // of all that the tests said and when: the same in every virtual run
 }
 
 func newOutcome(j *job, print func(string)) *outcome {
-	return &outcome{job: j, print: print, said: map[string][]string{}, begin: map[string]time.Duration{}, seen: map[string][]string{}, digest: sha256.New()}
+	return &outcome{job: j, print: print, said: map[string][]string{}, begin: map[string]time.Duration{}, seen: map[string][]string{}, documents: map[string][]string{}, digest: sha256.New()}
 }
 
 // started tells whether our init has run.
@@ -86,8 +86,10 @@ func (o *outcome) output(l guest.Line) {
 	if text != "" {
 		o.said[top(o.now)] = append(o.said[top(o.now)], text)
 	}
-	if _, doc, found := strings.Cut(text, mslMark); found && o.now == "TestMSL" {
-		o.msl = doc
+	for name, d := range documents {
+		if _, line, found := strings.Cut(text, d.mark); found && o.now == d.test {
+			o.documents[name] = append(o.documents[name], line)
+		}
 	}
 	if !ok {
 		return

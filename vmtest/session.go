@@ -23,7 +23,8 @@ import (
 type session struct {
 	stdout, stderr io.Writer
 	pattern        string
-	document       string // folder for the table and the picture of 2MSL; empty: none is wanted
+	document       *document // nil: none is wanted
+	host           []string  // for it, from this machine
 	kernels        []kernel
 	lanes          []lane
 	given          *image // of --kernel
@@ -71,8 +72,8 @@ func (s *session) run(ctx context.Context) error {
 	}
 	slices.SortFunc(s.rows, func(a, b tableRow) int { return slices.Index(jobs, a.job) - slices.Index(jobs, b.job) })
 	s.table()
-	if s.document != "" {
-		if err := writeDocument(s.document, s.rows); err != nil {
+	if s.document != nil {
+		if err := s.document.write(filepath.Join(s.builder.module, "docs"), s.rows, s.host); err != nil {
 			return err
 		}
 	}

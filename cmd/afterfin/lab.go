@@ -23,7 +23,7 @@ func labCommand(e env) *cobra.Command {
 	var (
 		output  string
 		control bool
-		noTrace bool
+		noBPF   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "lab [NAME... | all]",
@@ -42,8 +42,8 @@ func labCommand(e env) *cobra.Command {
 			case unknown != "":
 				return &failure{code: exitUsage, err: fmt.Errorf("%q is no claim", unknown), hint: "afterfin lab lists them"}
 			case len(names) > 0:
-				return tryClaims(e, claims, output, control, noTrace)
-			case control || noTrace || output == "json":
+				return tryClaims(e, claims, output, control, noBPF)
+			case control || noBPF || output == "json":
 				return usage("lab: which claim? (all, or some by name)")
 			}
 			if err := pipeGone(view.WriteClaims(e.stdout, folklore.All)); err != nil {
@@ -60,20 +60,20 @@ func labCommand(e env) *cobra.Command {
 	}
 	addOutput(cmd, &output)
 	cmd.Flags().BoolVar(&control, "control", false, "turn the condition that each verdict rests on the other way: another verdict must come")
-	cmd.Flags().BoolVar(&noTrace, "no-trace", false, "go by system calls and sock_diag alone, for kernels that cannot be traced")
+	cmd.Flags().BoolVar(&noBPF, "no-bpf", false, "go by system calls and sock_diag alone, for kernels that cannot be traced")
 	return cmd
 }
 
-func tryClaims(e env, claims []*folklore.Claim, output string, control, noTrace bool) error {
+func tryClaims(e env, claims []*folklore.Claim, output string, control, noBPF bool) error {
 	var f *feed.Feed
-	if !noTrace {
+	if !noBPF {
 		var err error
 		if f, err = attach(e, feed.Config{}); err != nil {
-			return orNoTrace(err)
+			return orNoBPF(err)
 		}
 		defer f.Close()
 		if err := sees(f.Start(), tracer.GivesTimeWait); err != nil {
-			return orNoTrace(err)
+			return orNoBPF(err)
 		}
 	}
 	write := view.WriteFinding
@@ -90,12 +90,14 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noTrace 
 	verdicts := make(map[folklore.Verdict]int)
 	err := folklore.Run(ctx, claims, folklore.Options{Feed: f, Control: control, Done: func(found folklore.Finding) {
 		p.clear(found.Name)
+		if denied(found.Err) { // the others fare no better
+			failed = &failure{code: exitPrivilege, err: found.Err, hint: "run as root (sudo), or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW"}
+			cancel()
+			return
+		}
 		verdicts[found.Verdict]++
 		if found.Err != nil {
 			unable++
-			if denied(found.Err) {
-				failed = &failure{code: exitPrivilege, err: found.Err, hint: "run as root (sudo), or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW"}
-			}
 		}
 		if err := write(e.stdout, &found); err != nil {
 			failed = pipeGone(err)
@@ -127,11 +129,11 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noTrace 
 	return nil
 }
 
-// orNoTrace: what cannot be traced can still be tried.
-func orNoTrace(err error) error {
+// orNoBPF: what cannot be traced can still be tried.
+func orNoBPF(err error) error {
 	var f *failure
 	if errors.As(err, &f) && f.code == exitFeature {
-		return &failure{code: f.code, err: f.err, hint: strings.TrimPrefix(f.hint+"; or --no-trace", "; or ")}
+		return &failure{code: f.code, err: f.err, hint: strings.TrimPrefix(f.hint+"; or --no-bpf", "; or ")}
 	}
 	return err
 }

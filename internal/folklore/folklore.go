@@ -90,15 +90,12 @@ type Seen struct {
 // first name that is none.
 func Find(names []string) (claims []*Claim, unknown string) {
 	for _, name := range names {
-		if name == "all" {
-			return All, ""
-		}
-		if !slices.ContainsFunc(All, func(c *Claim) bool { return c.Name == name }) {
+		if name != "all" && !slices.ContainsFunc(All, func(c *Claim) bool { return c.Name == name }) {
 			return nil, name
 		}
 	}
 	for _, c := range All {
-		if slices.Contains(names, c.Name) {
+		if slices.Contains(names, c.Name) || slices.Contains(names, "all") {
 			claims = append(claims, c)
 		}
 	}

@@ -73,7 +73,7 @@ var fixedLength = Claim{
 		vendors' kernels do have a sysctl of their own.`),
 	try: func(s *stage) judged {
 		e := s.ends()
-		var names, changed []string
+		names, changed := []string{}, []string{}
 		timers := map[string]time.Duration{"": e.timerOfOne()}
 		s.check(s.ns.Do(func() error { // as this netns has them
 			paths, err := filepath.Glob("/proc/sys/net/ipv4/tcp_*")

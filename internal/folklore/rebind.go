@@ -29,7 +29,7 @@ var rebind = Claim{
 		if s.control {
 			olds = bindOptions[:1]
 		}
-		var overWait, overListener []string
+		overWait, overListener := []string{}, []string{}
 		port := uint16(9000)
 		for _, old := range olds {
 			for _, next := range bindOptions {

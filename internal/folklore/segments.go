@@ -18,8 +18,8 @@ var oldSegments = Claim{
 	Given: "the old segment is not in the window of the new connection, or has a timestamp",
 	Takes: 3 * time.Second,
 	Why: prose(`In TIME_WAIT tcp_timewait_state_process() answers an old segment with an ACK. A SYN makes way for a new connection only
-		if it is newer than all that was before, and that connection starts beyond it (snd_nxt + 65537); elsewhere secure_tcp_seq() takes a
-		keyed hash of the four numbers plus a clock. Then tcp_validate_incoming() drops, and acknowledges, what lies outside the window, and by
+		if it is newer than all that was before, and that connection is to start beyond it, at snd_nxt + 65537; up to 6.9 the kernel lost that
+		number on the way. Elsewhere secure_tcp_seq() takes a keyed hash of the four numbers plus a clock. Then tcp_validate_incoming() drops, and acknowledges, what lies outside the window, and by
 		its timestamp what is older (PAWS). Without timestamps an old segment that happens to fit into the window is taken for data: that is what
 		remains where a TIME_WAIT is cut short.`),
 	try: func(s *stage) judged {
@@ -104,7 +104,7 @@ func (s *stage) readable(a *lab.Actor, fd int) bool {
 	return got&unix.POLLIN != 0
 }
 
-// scatter tells whether numbers lie all over their range: of 16 random ones the odds are 1 in 60 million that a
+// scatter tells whether numbers lie all over their range: of 16 random ones the odds are 1 in 67 million that a
 // quarter of it has them all.
 func scatter(numbers []uint32) bool {
 	for _, from := range numbers {

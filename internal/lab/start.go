@@ -83,7 +83,8 @@ func (a *Actor) forkAndWait(ns *NetNS, theirs links, started chan<- error) error
 	if err := ns.enter(); err != nil {
 		return err
 	}
-	pid, err := forkActor(a.name, theirs, nil, &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL})
+	// Ctrl-C is for the script, which ends its actors: a process group of its own.
+	pid, err := forkActor(a.name, theirs, nil, &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true})
 	if err != nil {
 		return err
 	}
