@@ -80,7 +80,7 @@ func labVerdicts() map[string][2]folklore.Verdict {
 	if _, err := os.Stat("/proc/sys/net/ipv4/tcp_tw_reuse_delay"); err == nil { // since 6.14
 		verdicts["tw-reuse"] = [2]folklore.Verdict{folklore.Holds, folklore.Fails}
 	}
-	if os.Getenv(timeWaitLength) != "" { // a kernel that was built with another one: what the control of fixed-2msl cannot show
+	if os.Getenv(timeWaitLength) != "" { // a kernel that was built with another one
 		verdicts["2msl"] = [2]folklore.Verdict{folklore.Fails, folklore.Fails}
 	}
 	return verdicts

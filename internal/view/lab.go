@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"afterfin/internal/event"
 	"afterfin/internal/folklore"
@@ -35,7 +36,7 @@ func wrap(b *strings.Builder, text string, column int) {
 	for i, word := range strings.Fields(text) {
 		switch {
 		case i == 0:
-		case at+1+len(word) > width:
+		case at+1+utf8.RuneCountInString(word) > width:
 			b.WriteString("\n" + strings.Repeat(" ", column))
 			at = column
 		default:
@@ -43,7 +44,7 @@ func wrap(b *strings.Builder, text string, column int) {
 			at++
 		}
 		b.WriteString(word)
-		at += len([]rune(word))
+		at += utf8.RuneCountInString(word)
 	}
 	b.WriteByte('\n')
 }
