@@ -83,6 +83,7 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noBPF bo
 	// A reader that went away ends the rest.
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
+	fmt.Fprintf(e.stderr, "claims to try: %d, in about %d s\n", len(claims), int(folklore.Longest(claims).Seconds()))
 	p := &progress{env: e, begin: time.Now(), claims: slices.Clone(claims)}
 	defer p.start()()
 	var failed error
@@ -125,7 +126,7 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noBPF bo
 			parts = append(parts, fmt.Sprintf("%s %d", v, n))
 		}
 	}
-	fmt.Fprintf(e.stderr, "%d verdicts in %s: %s\n", len(claims), view.Duration(time.Since(p.begin)), strings.Join(parts, ", "))
+	fmt.Fprintf(e.stderr, "verdicts: %s (in %s)\n", strings.Join(parts, ", "), view.Duration(time.Since(p.begin)))
 	return nil
 }
 

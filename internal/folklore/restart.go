@@ -17,8 +17,8 @@ var restart = Claim{
 	Given: "the peer sends its FIN again",
 	Takes: 86 * time.Second,
 	Why: prose(`A FIN that comes again says that our last ACK was lost. tcp_timewait_state_process() (net/ipv4/tcp_minisocks.c) answers it
-		and sets the timer back to TCP_TIMEWAIT_LEN (inet_twsk_reschedule()). It does the same for whatever it acknowledges: a bare ACK in the
-		window, and an old segment as well. So a peer that keeps sending keeps a TIME_WAIT alive.`),
+		and sets the timer back to TCP_TIMEWAIT_LEN (inet_twsk_reschedule()). An old segment is answered and starts it anew as well, and a bare
+		ACK with the right numbers does so without an answer. So a peer that keeps sending keeps a TIME_WAIT alive.`),
 	try: func(s *stage) judged {
 		p, client := s.peer(), s.actor("client")
 		names := []string{"alone", "fin_again", "bare_ack", "old_segment"}
