@@ -5,12 +5,12 @@ package folklore
 import (
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/lab"
+	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
 )
 
@@ -48,25 +48,12 @@ var descriptors = Claim{
 		if held == 0 && inodes == 0 {
 			verdict = Fails
 		}
-		sizes := slabs()
+		sizes := survey.Slabs()
 		return judged{Verdict: verdict, Figures: []Figure{
 			{"time_waits", len(waits)}, {"descriptors", held}, {"inodes", inodes},
 			{"minisocket_bytes", known(sizes["tw_sock_TCP"])}, {"socket_bytes", known(sizes["TCP"])},
 		}}
 	},
-}
-
-// slabs gives the size of an object of each of the kernel's slabs, in bytes. One that is merged
-// with others of its size is not there, and in a container the file may not be.
-func slabs() map[string]int {
-	sizes := make(map[string]int)
-	raw, _ := os.ReadFile("/proc/slabinfo")
-	for line := range strings.Lines(string(raw)) {
-		if fields := strings.Fields(line); len(fields) > 3 {
-			sizes[fields[0]], _ = strconv.Atoi(fields[3])
-		}
-	}
-	return sizes
 }
 
 var emfile = Claim{

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"afterfin/internal/survey"
 	"afterfin/internal/tcp"
 )
 
@@ -100,7 +101,7 @@ var morePorts = Claim{
 		e.settle()
 		left := s.count(tcp.TimeWait) - before
 		s.did("made %d requests over one connection", requests)
-		sizes := slabs()
+		sizes := survey.Slabs()
 		held := 0
 		for _, slab := range []string{"TCP", "sock_inode_cache", "filp", "dentry"} {
 			if sizes[slab] == 0 { // merged with others: then the sum is not known

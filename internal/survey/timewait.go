@@ -25,7 +25,7 @@ import (
 // reached, as far as the filter lets pass. It keeps no socket, so its memory is that of the
 // peers. Errors are those of sockdiag.Dump and of netns.List.
 func TimeWaits(only netns.NS, filter *event.Filter) (*timewait.Now, error) {
-	now := &timewait.Now{At: clock.Mono(), MiniBytes: miniBytes()}
+	now := &timewait.Now{At: clock.Mono(), MiniBytes: Slabs()["tw_sock_TCP"]}
 	spaces := []netns.NS{only}
 	if only.Inode == 0 {
 		var err error
@@ -128,19 +128,18 @@ func (c *census) sideOf(local netip.AddrPort) event.Side {
 	return event.SideUnknown
 }
 
-// miniBytes is the size of a mini-socket's slab object; 0 if the kernel does not show it
-// (/proc/slabinfo is root's, and slabs of one size may be merged).
-func miniBytes() int {
+// Slabs gives the size in bytes of an object of each of the kernel's slabs, by name (TCP, tw_sock_TCP). One that is
+// merged with others of its size is not there, and where /proc/slabinfo, which is root's, cannot be read, none is.
+func Slabs() map[string]int {
+	sizes := make(map[string]int)
 	raw, err := os.ReadFile("/proc/slabinfo")
 	if err != nil {
-		return 0
+		return sizes
 	}
 	for line := range strings.Lines(string(raw)) {
-		fields := strings.Fields(line)
-		if len(fields) > 3 && fields[0] == "tw_sock_TCP" {
-			n, _ := strconv.Atoi(fields[3])
-			return n
+		if fields := strings.Fields(line); len(fields) > 3 {
+			sizes[fields[0]], _ = strconv.Atoi(fields[3])
 		}
 	}
-	return 0
+	return sizes
 }
