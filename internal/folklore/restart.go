@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"afterfin/internal/lab"
-	"afterfin/internal/tcp"
 )
 
 var restart = Claim{

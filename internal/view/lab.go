@@ -18,10 +18,10 @@ import (
 func WriteClaims(w io.Writer, claims []*folklore.Claim) error {
 	var b strings.Builder
 	for _, c := range claims {
-		fmt.Fprintf(&b, "%-14s %5s  ", c.Name, "~"+Duration(c.Takes))
-		wrap(&b, c.Text, 22)
-		b.WriteString(strings.Repeat(" ", 22) + "given: ")
-		wrap(&b, c.Given, 29)
+		fmt.Fprintf(&b, "%-14s %2d s  ", c.Name, int(c.Takes.Seconds()))
+		wrap(&b, c.Text, 21)
+		b.WriteString(strings.Repeat(" ", 21) + "given: ")
+		wrap(&b, c.Given, 28)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
