@@ -49,7 +49,6 @@ var oldSegments = Claim{
 		outside, err := sc.Conn.Next(patience)
 		s.check(err)
 		s.did("the peer connected again from the same port, and an old segment came, outside the window")
-		s.sleep(600 * time.Millisecond) // tcp_invalid_ratelimit
 		fits := sc.Conn.Segment(lab.PSH | lab.ACK)
 		fits.Payload, fits.TSVal = make([]byte, 100), fits.TSVal-60_000
 		s.ok(s.sendAside(sc, fits))
