@@ -139,8 +139,8 @@ var skippedClose = Claim{
 	Given: "the path of the exception does not close",
 	Takes: 2 * time.Second,
 	Why: prose(`The client's FIN takes the server's end to CLOSE_WAIT by itself (tcp_fin()), and only close() takes it on from there
-		(tcp_close_state()). A handler that leaves by an exception, before its close(), leaves one for good at each: no timer and no keepalive
-		ends it while the client's host is up. It shows in what the program does on its failing requests, and not in the rest.`),
+		(tcp_close_state()). A handler that leaves by an exception, before its close(), leaves one at each, and no timer of the kernel ends
+		it. A keepalive, where the program has it on, draws a RST once the client's end is gone, and turns it into a dead descriptor. It shows in what the program does on its failing requests, and not in the rest.`),
 	try: func(s *stage) judged {
 		const requests, every = 30, 3
 		e := s.ends()
