@@ -236,13 +236,25 @@ static __always_inline void count(__u32 counter)
 		__sync_fetch_and_add(n, 1); /* per CPU, yet a softirq may interrupt us here */
 }
 
-/* The memory of a socket, made on first use. NULL only for want of kernel memory, and counted. */
-static __always_inline struct conn *conn_of(void *sk)
+/*
+ * The memory of a socket, made on first use. NULL only for want of kernel memory. It is tried twice:
+ * where another CPU makes it, too, or makes that of another tracer, the kernel gives EEXIST or EAGAIN
+ * (bpf_local_storage_update(), bpf_local_storage_alloc()), and leaves trying again to us.
+ */
+static __always_inline struct conn *make_conn(void *sk)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (!c) /* or another CPU was making it: then the first try gave EEXIST */
-		c = bpf_sk_storage_get(&conns, sk, NULL, 0);
+	if (!c)
+		c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	return c;
+}
+
+/* The same, and counted where there is none. */
+static __always_inline struct conn *conn_of(void *sk)
+{
+	struct conn *c = make_conn(sk);
+
 	if (!c)
 		count(AF_LOST_MAP);
 	return c;

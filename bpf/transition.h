@@ -246,7 +246,7 @@ static __always_inline void skipped_transition(struct sock *sk, int from, int to
 
 	if (!is_change(sk, from, to))
 		return;
-	c = bpf_sk_storage_get(&conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	c = make_conn(sk);
 	if (!c) /* set_state had no memory either: it told the row without */
 		return;
 	if (c->told && c->state == to) {

@@ -4,9 +4,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +60,30 @@ func TestFlatOutDelayedACK(t *testing.T) {
 		t.Errorf("%d rows told or counted as lost, of %d", got, transitions)
 	}
 	t.Logf("%d not told and not counted", transitions-int(got))
+}
+
+// TestFlatOutBesideAnother: another afterfin that starts meanwhile looks at all descriptors, and makes memory for
+// sockets just when we do. The kernel then refuses one of the two; no owner is lost by it, and no row is told twice.
+func TestFlatOutBesideAnother(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel()
+	others.Go(func() {
+		for ctx.Err() == nil {
+			var stderr strings.Builder
+			e := env{ctx: ctx, stdout: io.Discard, stderr: &stderr, getenv: os.Getenv, types: types, abort: func() { panic("stdout is blocked") }}
+			if code := run(e, []string{"watch", "--duration", "10ms"}); code != exitOK {
+				t.Errorf("the other one exits %d: %s", code, &stderr)
+				return
+			}
+		}
+	})
+	sum, told := flatOut(t, newNetNS(t))
+	_, transitions := load(t)
+	if got := told + sum.LostRing + sum.Recursion; got != uint64(transitions) {
+		t.Errorf("%d rows told or counted as lost, want %d", got, transitions)
+	}
 }
 
 // flatOut gives the summary, and how many rows were told without the ends of TIME_WAIT.
