@@ -143,9 +143,9 @@ func (k *kernel) only(pkg string) string {
 	return ""
 }
 
-// aboutUs are tests of what a command does with its output, its children, signals and
-// words. To run them on one kernel is enough: on the first of the matrix.
-const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdviseCommand|TestLabControl|TestLabInterrupted)$"
+// aboutUs are tests of what a command does with its output, its children, signals and words, the controls of
+// lab, and two of us side by side. To run them on one kernel is enough: on the first of the matrix.
+const aboutUs = "^(TestScripts|TestAssert.*|TestStopWithBacklog|TestBlockedReader|TestReaderGoesAway|TestInterrupted|TestTimeWaitCountedFromBefore|TestAdviseCommand|TestLabControl|TestLabInterrupted|TestFlatOutBesideAnother)$"
 
 // skip gives what this guest leaves to others. A test that was asked for by name (pattern)
 // runs wherever it can.

@@ -86,19 +86,20 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noBPF bo
 	fmt.Fprintf(e.stderr, "claims to try: %d, in about %d s\n", len(claims), int(folklore.Longest(claims).Seconds()))
 	p := &progress{env: e, begin: time.Now(), claims: slices.Clone(claims)}
 	defer p.start()()
-	var failed error
+	var failed, why error
 	unable := 0
 	verdicts := make(map[folklore.Verdict]int)
 	err := folklore.Run(ctx, claims, folklore.Options{Feed: f, Control: control, Done: func(found folklore.Finding) {
 		p.clear(found.Name)
-		if denied(found.Err) { // the others fare no better
-			failed = &failure{code: exitPrivilege, err: found.Err, hint: "run as root (sudo), or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW"}
+		if errors.Is(found.Err, folklore.ErrNetNS) { // the others fare no better
+			failed = cannotTry(found.Err, found.Err)
 			cancel()
 			return
 		}
 		verdicts[found.Verdict]++
 		if found.Err != nil {
 			unable++
+			why = errors.Join(why, found.Err)
 		}
 		if err := write(e.stdout, &found); err != nil {
 			failed = pipeGone(err)
@@ -117,7 +118,7 @@ func tryClaims(e env, claims []*folklore.Claim, output string, control, noBPF bo
 	case err != nil: // the reader went away
 		return nil
 	case unable > 0:
-		return &failure{code: exitRuntime, err: fmt.Errorf("%d of %d claims could not be tried", unable, len(claims))}
+		return cannotTry(fmt.Errorf("%d of %d claims could not be tried", unable, len(claims)), why)
 	}
 	p.clear("")
 	var parts []string
@@ -139,4 +140,10 @@ func orNoBPF(err error) error {
 	return err
 }
 
-func denied(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) }
+// cannotTry is a failure for a reason.
+func cannotTry(err, why error) error {
+	if errors.Is(why, unix.EPERM) || errors.Is(why, unix.EACCES) {
+		return &failure{code: exitPrivilege, err: err, hint: "run as root (sudo), or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW"}
+	}
+	return &failure{code: exitRuntime, err: err}
+}

@@ -20,8 +20,8 @@ var descriptors = Claim{
 	Given: "the program has closed its descriptor (close(), not only shutdown())",
 	Takes: 2 * time.Second,
 	Why: prose(`A socket comes to TIME_WAIT after its program has closed it, and tcp_time_wait() then replaces it by a mini-socket,
-		struct tcp_timewait_sock, which has no file, no inode and no buffers. What it does hold is a little memory and, on the side that
-		connected, a port. Only who says shutdown() and goes on holding the descriptor has one open beside it, to a socket that is in CLOSE.`),
+		struct tcp_timewait_sock, which has no file, no inode and no buffers. What it does hold is a little memory and
+		its port: on the side that connected from all that go to that destination, on the other from bind() without SO_REUSEADDR. Only who says shutdown() and goes on holding the descriptor has one open beside it, to a socket that is in CLOSE.`),
 	try: func(s *stage) judged {
 		const n = 50
 		e := s.ends()
@@ -42,6 +42,9 @@ var descriptors = Claim{
 			if m.Inode != 0 {
 				inodes++
 			}
+		}
+		if len(waits) != n {
+			s.fail("%d TIME_WAIT, wanted %d", len(waits), n)
 		}
 		s.did("a client closed %d connections first; its descriptors were counted before and after", n)
 		verdict := Holds
@@ -102,10 +105,13 @@ var emfile = Claim{
 			s.check(sc.CloseSecond())
 		}
 		lastACK := s.count(tcp.LastAck)
+		if lastACK != n { // tcp_max_orphans, and the memory of TCP, are the host's
+			s.fail("%d sockets in LAST_ACK, wanted %d", lastACK, n)
+		}
 		held := s.descriptors(closer) - before
 		s.did("another program closed %d connections second, to a peer that acknowledges nothing: they stay in LAST_ACK", n)
 		verdict := Fails
-		if refused && leaked == room && accepted == room && lastACK == n && held == 0 {
+		if refused && leaked == room && accepted == room && held == 0 {
 			verdict = Holds
 		}
 		return judged{Verdict: verdict, Figures: []Figure{

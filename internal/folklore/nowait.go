@@ -17,7 +17,7 @@ var lateFIN = Claim{
 	Given: "there is no TIME_WAIT (tcp_max_tw_buckets is 0)",
 	Takes: 2 * time.Second,
 	Why: prose(`The last ACK may be lost, and then the peer, in LAST_ACK, sends its FIN again. Where no socket of that connection is left,
-		tcp_v4_rcv() finds none and answers with tcp_v4_send_reset(): an end in order turns into ECONNRESET at the peer. A mini-socket in TIME_WAIT
+		tcp_v4_rcv() finds none and answers with tcp_v4_send_reset(), which ends the peer's LAST_ACK; a program that still holds its descriptor finds ECONNRESET in SO_ERROR. A mini-socket in TIME_WAIT
 		is there to send that ACK again (tcp_timewait_state_process(), TCP_TW_ACK).`),
 	try: func(s *stage) judged {
 		if !s.control {
@@ -35,7 +35,7 @@ var lateFIN = Claim{
 		answer, err := sc.Conn.Next(patience)
 		s.check(err)
 		verdict := Fails
-		if answer.Flags&lab.RST != 0 {
+		if answer.Flags&lab.RST != 0 && there == 0 {
 			verdict = Holds
 		}
 		return judged{Verdict: verdict, Figures: []Figure{{"time_waits", there}, {"answer", answer.Flags.String()}}}
@@ -48,8 +48,8 @@ var linger = Claim{
 	Given: "SO_LINGER is set to 0 s",
 	Takes: 2 * time.Second,
 	Why: prose(`With SO_LINGER on and 0 s, __tcp_close() (net/ipv4/tcp.c) does not send a FIN but calls tcp_disconnect(), which sends a RST
-		and goes to CLOSE at once: no FIN_WAIT, no TIME_WAIT. What was not yet sent or read is thrown away, and the peer's next read() fails
-		with ECONNRESET. That is no way to avoid TIME_WAIT but a way to lose data.`),
+		and goes to CLOSE at once: no FIN_WAIT, no TIME_WAIT. What was not yet sent or read is thrown away, and the peer, once it has read what
+		came before, gets ECONNRESET. That is no way to avoid TIME_WAIT but a way to lose data.`),
 	try: func(s *stage) judged {
 		const n = 10
 		e := s.ends()

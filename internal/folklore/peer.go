@@ -22,7 +22,7 @@ var halfClose = Claim{
 		orphan in FIN_WAIT2 is answered with a RST (tcp_rcv_state_process(), tcp_timewait_state_process()). The first write still
 		succeeds, the next one fails with EPIPE, and what was sent is lost.`),
 	try: func(s *stage) judged {
-		const size = 256 << 10
+		const size, piece = 64 << 10, 1 << 10 // as much as fits into the least of buffers
 		e := s.ends()
 		shut := 0
 		if !s.control {
@@ -30,7 +30,7 @@ var halfClose = Claim{
 			e.ok(e.client.Shutdown(c, unix.SHUT_WR))
 			e.inCloseWait(srv)
 			for sent := 0; sent < size; {
-				n := e.num(e.server.Write(srv, 32<<10))
+				n := e.num(e.server.Write(srv, piece))
 				sent += n
 				for n > 0 {
 					got := e.num(e.client.Read(c, n))
@@ -88,7 +88,7 @@ var peerDies = Claim{
 	Why: prose(`A process that is killed has its descriptors closed by the kernel (exit_files()), and a FIN is sent as by close(). A RST
 		takes the socket to CLOSE (tcp_reset()) while the program goes on holding its descriptor: ss shows nothing then, and lsof a socket
 		without state. A host that loses power or its network says nothing, and without a timer nothing ever happens: SO_KEEPALIVE, by
-		default after two hours, or data that nobody acknowledges, after some 15 minutes (tcp_retries2), would end it with ETIMEDOUT.`),
+		default after two hours and eleven minutes, or data that nobody acknowledges, after some 15 minutes (tcp_retries2), would end it with ETIMEDOUT.`),
 	try: func(s *stage) judged {
 		e := s.ends()
 		// By FIN.

@@ -125,6 +125,9 @@ var morePorts = Claim{
 // fill makes connections, each closed by the client first, until there is no port, and counts them.
 func (e *ends) fill(to netip.AddrPort, o option) (n int) {
 	for ; ; n++ {
+		if n > 1000 {
+			e.fail("after %d connections there are still ports", n)
+		}
 		c, err := e.dial(to, o)
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) { // of connect(), of bind()
 			return n

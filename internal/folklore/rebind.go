@@ -10,18 +10,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"afterfin/internal/tcp"
 )
 
 var rebind = Claim{
 	Name: "rebind",
 	Text: "SO_REUSEADDR lets a server bind again over TIME_WAIT at once, SO_REUSEPORT alone does not; " +
-		"a port that is listened on needs both; a client may bind and connect over a TIME_WAIT",
+		"a port that is listened on needs it on both sockets; a client may bind and connect over a TIME_WAIT",
 	Given: "the earlier listener had set options too",
 	Takes: 4 * time.Second,
 	Why: prose(`A mini-socket keeps the options of its socket (tw_reuse, tw_reuseport), and bind() asks both sides (inet_csk_bind_conflict(),
-		net/ipv4/inet_connection_sock.c): two with SO_REUSEADDR go together while neither listens, two with SO_REUSEPORT of the same user always
-		do. So the option must have been set before the first bind(), by the program that now restarts; set only at the second it is too late. Over a
-		listener SO_REUSEPORT on both is enough. A client with SO_REUSEADDR gets its port back by bind(), and connect() asks tcp_twsk_unique(),
+		net/ipv4/inet_connection_sock.c): two with SO_REUSEADDR go together while neither listens, two with SO_REUSEPORT if they are of the same
+		user, which is not asked of a TIME_WAIT. So the connection that is in TIME_WAIT now must have had the option, as a rule from its listener; set
+		only by the program that starts again, it is too late. Over a listener it takes SO_REUSEPORT on both. A client with SO_REUSEADDR gets its port back by bind(), and connect() asks tcp_twsk_unique(),
 		which lets a client that has timestamps take it.`),
 	try: func(s *stage) judged {
 		e := s.ends()
@@ -53,8 +55,10 @@ var rebind = Claim{
 		}
 		s.did("a client closed first, and connected again from the same port, with SO_REUSEADDR")
 		verdict := Fails
+		listened := slices.Contains(overListener, "port over port") && !slices.Contains(overListener, "addr over addr")
 		switch whatever := slices.Contains(overWait, "addr over none"); {
-		case whatever && !slices.Contains(overWait, "port over port") && client:
+		case !client || !listened:
+		case whatever && !slices.Contains(overWait, "port over port"):
 			verdict = Holds
 		case !whatever && slices.Contains(overWait, "addr over addr"):
 			verdict = Depends
@@ -86,6 +90,16 @@ func (e *ends) rebinds(port uint16, old, next bindOption, listens bool) (works b
 		e.num(e.client.Read(c, 1))
 		e.ok(e.client.CloseFD(c))
 		e.ok(e.server.CloseFD(earlier))
+		e.settle()
+		left := 0
+		for _, m := range e.sockets(tcp.TimeWait) {
+			if m.Tuple.Local.Port() == port {
+				left++
+			}
+		}
+		if left != 1 {
+			e.fail("%d TIME_WAIT on port %d, wanted one", left, port)
+		}
 	}
 	later, err := e.bind(port, next)
 	if err == nil {

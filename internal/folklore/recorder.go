@@ -3,6 +3,8 @@
 package folklore
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/feed"
+	"afterfin/internal/tracer"
 )
 
 // recorder reads one feed for all experiments, each of which has a netns of its own.
@@ -21,6 +24,7 @@ type recorder struct {
 	spaces  map[uint32]*account
 	asked   int // how often somebody wanted all that has happened
 	told    int // which of these are answered
+	late    int // read since the first that is not
 	lost    event.Lost
 	err     error
 	closing bool
@@ -73,8 +77,12 @@ func (r *recorder) turn() bool {
 			a.rows = append(a.rows, changes[i])
 		}
 	}
-	if read < feed.Batch {
-		r.told = asked
+	if look {
+		r.late += read
+	}
+	// The end of the ring was come to, or as much was read as it holds: on a busy host it is never empty.
+	if read < feed.Batch || r.late > tracer.RingRecords {
+		r.told, r.late = asked, 0
 	}
 	r.lost, r.err = lost, err
 	r.turned.Broadcast()
@@ -88,15 +96,20 @@ func (r *recorder) open(netns uint32) {
 	r.spaces[netns] = &account{since: clock.Mono()}
 }
 
-// rows gives what happened in the netns so far.
-func (r *recorder) rows(netns uint32) ([]conn.Change, event.Lost, error) {
+// rows gives what happened in the netns so far, or the error of ctx.
+func (r *recorder) rows(ctx context.Context, netns uint32) ([]conn.Change, event.Lost, error) {
+	defer context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.turned.Broadcast()
+	})()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
-	for mine := r.asked; r.told < mine && r.err == nil && !r.closing; {
+	for mine := r.asked; r.told < mine && r.err == nil && !r.closing && ctx.Err() == nil; {
 		r.turned.Wait()
 	}
-	return r.spaces[netns].rows, r.lost, r.err
+	return r.spaces[netns].rows, r.lost, errors.Join(r.err, ctx.Err())
 }
 
 // stop ends the reading.

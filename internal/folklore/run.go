@@ -43,9 +43,24 @@ func Run(ctx context.Context, claims []*Claim, o Options) error {
 			}
 		})
 	}
-	group.Wait()
+	through := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(through)
+	}()
+	select {
+	case <-through:
+	case <-ctx.Done():
+		select { // one may still wait for a segment; it has nothing that outlives the process
+		case <-through:
+		case <-time.After(grace):
+		}
+	}
 	return ctx.Err()
 }
+
+// grace is how long is waited for experiments that are told to end.
+const grace = 2 * time.Second
 
 // overdue is how much longer than it takes an experiment may take: its machine may be busy.
 const overdue = time.Minute

@@ -20,6 +20,9 @@ import (
 	"afterfin/internal/tcp"
 )
 
+// ErrNetNS is why no claim can be tried: there is no network namespace to be had. It wraps the errno.
+var ErrNetNS = errors.New("no network namespace of its own")
+
 // patience is how long is waited for what the kernel does at once.
 const patience = 20 * time.Second
 
@@ -41,8 +44,11 @@ type stage struct {
 
 func (s *stage) begin() {
 	var err error
-	s.ns, err = lab.NewNetNS()
-	s.check(err)
+	if s.ns, err = lab.NewNetNS(); err != nil {
+		s.fail("%w: %w", ErrNetNS, err)
+	}
+	// A new netns has defaults but for this, which may follow from a sysctl of its maker's (tcp_child_ehash_entries).
+	s.set("tcp_max_tw_buckets", "4096")
 	if s.recorder != nil {
 		s.recorder.open(s.ns.Inode())
 	}
@@ -174,14 +180,14 @@ func (s *stage) rows() []conn.Change {
 	if s.recorder == nil {
 		return nil
 	}
-	rows, _, err := s.recorder.rows(s.ns.Inode())
+	rows, _, err := s.recorder.rows(s.ctx, s.ns.Inode())
 	s.check(err)
 	return rows
 }
 
 // seen counts them by kind, in the order of their first.
 func (s *stage) seen() (seen []Seen, lost event.Lost) {
-	rows, lost, err := s.recorder.rows(s.ns.Inode())
+	rows, lost, err := s.recorder.rows(s.ctx, s.ns.Inode())
 	s.check(err)
 	at := make(map[Seen]int)
 	for i := range rows {

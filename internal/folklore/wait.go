@@ -8,17 +8,42 @@ import (
 	"strings"
 	"time"
 
+	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/lab"
 	"afterfin/internal/tcp"
 )
 
-// wait is one TIME_WAIT: what its timer was set to, and how long it lasted.
+// mini is a mini-socket: what its timer was set to, to a tenth of a second; 0: it could not be told so well.
+type mini struct {
+	cookie uint64
+	timer  time.Duration
+}
+
+// mini waits for the mini-socket of an end in a state, into which a step has brought it.
+func (s *stage) mini(local netip.AddrPort, state tcp.State, step lab.Step) (m mini) {
+	s.await("a mini-socket", func() bool {
+		for _, x := range s.sockets(state) {
+			if x.Tuple.Local != local || x.Info.Timer != event.TimerTimeWait {
+				continue
+			}
+			m.cookie = x.Cookie
+			// It was set during the step, and read between After and Before.
+			least, most := x.Left+x.After-step.After, x.Left+x.Before-step.Before
+			if most-least < 50*time.Millisecond {
+				m.timer = ((least + most) / 2).Round(100 * time.Millisecond)
+			}
+			return true
+		}
+		return false
+	})
+	return m
+}
+
+// wait is one TIME_WAIT, and how long it lasted.
 type wait struct {
-	local   netip.AddrPort
-	cookie  uint64
+	mini
 	entered time.Duration
-	timer   time.Duration // to a tenth of a second
 	ended   bool
 	told    bool // the tracer saw the end, and length is exact; else up to a look (lookEvery) too long
 	length  time.Duration
@@ -28,20 +53,24 @@ type wait struct {
 // lookEvery is how often is looked where nothing tells.
 const lookEvery = 100 * time.Millisecond
 
-// wait has an end come to TIME_WAIT.
-func (s *stage) wait(local netip.AddrPort, finish func() lab.Step) *wait {
-	w := &wait{local: local, entered: finish().After}
-	w.timer = s.timerOf(local, w.entered)
-	for _, m := range s.sockets(tcp.TimeWait) {
-		if m.Tuple.Local == local {
-			w.cookie = m.Cookie
+// wait takes in an end that a step has brought to TIME_WAIT.
+func (s *stage) wait(local netip.AddrPort, step lab.Step) *wait {
+	return &wait{mini: s.mini(local, tcp.TimeWait, step), entered: step.After}
+}
+
+// nominal is what their timers were set to.
+func (s *stage) nominal(waits []*wait) time.Duration {
+	for _, w := range waits {
+		if w.timer != 0 {
+			return w.timer
 		}
 	}
-	return w
+	s.fail("the machine is too busy to tell what the timers were set to")
+	return 0
 }
 
 // ends2MSL waits for the end of each of them.
-func (s *stage) ends2MSL(waits []*wait) {
+func (s *stage) ends2MSL(waits []*wait, nominal time.Duration) {
 	for begin := lab.Mono(); ; s.sleep(lookEvery) {
 		there := make(map[uint64]bool)
 		for _, m := range s.sockets(tcp.TimeWait) {
@@ -54,7 +83,7 @@ func (s *stage) ends2MSL(waits []*wait) {
 				left++
 			case !w.ended:
 				w.ended, w.length = true, now-w.entered
-				w.byTimer = w.length >= w.timer
+				w.byTimer = w.length >= nominal
 			}
 		}
 		if left == 0 {
@@ -66,7 +95,7 @@ func (s *stage) ends2MSL(waits []*wait) {
 	}
 	for _, row := range s.rows() {
 		for _, w := range waits {
-			if row.From == tcp.TimeWait && w.cookie == row.Cookie {
+			if row.From == tcp.TimeWait && w.cookie == row.Cookie && row.InState.Quality == conn.Exact {
 				w.told, w.length, w.byTimer = true, row.InState.D, row.Cause == event.CauseExpired
 			}
 		}
