@@ -8,8 +8,11 @@ import (
 	"encoding/json"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"afterfin/internal/folklore"
 )
@@ -164,6 +167,15 @@ func TestLabControl(t *testing.T) {
 			t.Errorf("%s: its control turns nothing", name)
 		}
 		checkVerdict(t, lines, name, want[1])
+	}
+}
+
+// TestLabWithoutSysctls: where sysctls cannot be set, as in a container, a claim cannot be tried, and that is said.
+func TestLabWithoutSysctls(t *testing.T) {
+	private := &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	stdout, stderr, code := runAs(t, private, "/proc/sys/net", "lab", "late-fin", "linger", "--no-bpf")
+	if code != exitRuntime || strings.Count(stdout, "NO VERDICT") != 2 || !strings.Contains(stdout, "tcp_max_tw_buckets") || !strings.Contains(stderr, "error: 2 of 2 claims could not be tried\n") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 }
 

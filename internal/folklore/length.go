@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"afterfin/internal/clock"
@@ -99,7 +100,7 @@ var fixedLength = Claim{
 			}
 			s.check(s.ns.SetSysctl("net.ipv4."+name, string(before)))
 		}
-		s.did("set %s to 7 (or 1) one by one, and looked at what the timer of the next connection was set to", list(names))
+		s.did("set %s to 7 (or 1) one by one, and looked at what the timer of the next connection was set to", strings.Join(names, ", "))
 		verdict := Holds
 		if len(changed) > 0 {
 			verdict = Fails

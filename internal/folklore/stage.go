@@ -47,13 +47,13 @@ func (s *stage) begin() {
 	if s.ns, err = lab.NewNetNS(); err != nil {
 		s.fail("%w: %w", ErrNetNS, err)
 	}
-	// A new netns has defaults but for this, which may follow from a sysctl of its maker's (tcp_child_ehash_entries).
-	s.set("tcp_max_tw_buckets", "4096")
+	// An actor that is gone ends the call that waits for it.
+	s.stop = context.AfterFunc(s.ctx, func() { s.killAll() })
 	if s.recorder != nil {
 		s.recorder.open(s.ns.Inode())
 	}
-	// An actor that is gone ends the call that waits for it.
-	s.stop = context.AfterFunc(s.ctx, func() { s.killAll() })
+	// A new netns has defaults but for this, which may follow from a sysctl of its maker's (tcp_child_ehash_entries).
+	s.set("tcp_max_tw_buckets", "4096")
 }
 
 // end takes away all that is there, in any case.

@@ -5,7 +5,6 @@ package folklore
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"afterfin/internal/conn"
@@ -115,16 +114,4 @@ func (s *stage) lengthsOf(waits []*wait) (lengths []time.Duration, byTimer bool,
 	}
 	slices.Sort(lengths)
 	return lengths, byTimer, missed
-}
-
-// list joins words.
-func list(words []string) string {
-	switch n := len(words); n {
-	case 0:
-		return "none"
-	case 1:
-		return words[0]
-	default:
-		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
-	}
 }
