@@ -27,6 +27,7 @@ var ends = map[string]func(*scene){
 		fin := s.step(client.CloseFD(c.fd))
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin).isAccepted(true)
+		s.state(srv, a.fd, tcp.CloseWait)
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end).isAccepted(true)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
@@ -39,6 +40,7 @@ var ends = map[string]func(*scene){
 		fin := s.step(srv.CloseFD(a.fd))
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), fin)
 		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, fin)
+		s.state(client, c.fd, tcp.CloseWait)
 		end := s.step(client.CloseFD(c.fd))
 		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": {client}}, end)
 		c.later("LAST_ACK→CLOSE", who{"connect": {client}}, end)
@@ -52,7 +54,7 @@ var ends = map[string]func(*scene){
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
-		data := lab.Step{}
+		s.state(srv, a.fd, tcp.CloseWait)
 		_, data, err := srv.Write(a.fd, 1000)
 		s.must(err)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
@@ -95,6 +97,7 @@ var ends = map[string]func(*scene){
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
+		s.state(srv, a.fd, tcp.CloseWait)
 		// Data that the client closes over draws the RST; it also acknowledges the FIN.
 		s.fd(srv.Write(a.fd, 10))
 		s.readable(client, c.fd)
@@ -239,7 +242,8 @@ var ends = map[string]func(*scene){
 	},
 }
 
-// state asks the kernel until the socket is in that state.
+// state asks the kernel until the socket is in that state: a segment may be delivered by
+// ksoftirqd, after the call that sent it has returned, and what is done next would overtake it.
 func (s *scene) state(a *lab.Actor, fd int, want tcp.State) {
 	s.Helper()
 	for begin := lab.Mono(); lab.Mono()-begin < patience; {
@@ -252,8 +256,7 @@ func (s *scene) state(a *lab.Actor, fd int, want tcp.State) {
 	s.Fatalf("%s: fd %d never came to %v", a.Name(), fd, want)
 }
 
-// readable waits until there is something to read: the peer's write may be delivered by
-// ksoftirqd, after it has returned.
+// readable waits until there is something to read.
 func (s *scene) readable(a *lab.Actor, fd int) {
 	s.Helper()
 	got, _, err := a.Poll(fd, unix.POLLIN, patience)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/lab"
+	"afterfin/internal/tcp"
 )
 
 // TestFilters runs one tracer per filter beside each other, over two connections
@@ -73,6 +74,7 @@ func TestFilters(t *testing.T) {
 		in := s.arrived(l, conn)
 		s.accept(&p.server.Thread, l, in)
 		s.step(p.client.Shutdown(conn.fd, unix.SHUT_WR))
+		s.state(p.server, in.fd, tcp.CloseWait)
 		s.step(p.server.CloseFD(in.fd))
 		for name, cookie := range map[string]uint64{
 			fmt.Sprintf("listener server-%d", i): s.order[3*i].cookie,

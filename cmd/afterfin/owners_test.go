@@ -38,6 +38,7 @@ var owners = map[string]func(*scene){
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		// Seen holding it: the parent, if somebody looked before it closed, or the child.
 		a.later("ESTABLISHED→CLOSE_WAIT", who{"listen": {srv}, "accept": {srv}, "fd": {srv, child}}, fin)
+		s.state(child, a.fd, tcp.CloseWait)
 		end := s.step(child.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(child), end)
 		a.later("LAST_ACK→CLOSE", closedBy(child), end)
@@ -63,6 +64,7 @@ var owners = map[string]func(*scene){
 		fin := s.step(client.Shutdown(c.fd, unix.SHUT_WR))
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", who{"listen": {srv}}, fin).isAccepted(false)
+		s.state(client, c.fd, tcp.FinWait2) // it has come, before the accept()
 		s.accept(&srv.Thread, l, a)
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end).isAccepted(true)
@@ -125,6 +127,7 @@ var owners = map[string]func(*scene){
 		exit.After = lab.Mono()
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, exit)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), exit)
+		s.state(srv, a.fd, tcp.CloseWait)
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 		a.later("LAST_ACK→CLOSE", closedBy(srv), end)
@@ -165,6 +168,7 @@ var owners = map[string]func(*scene){
 		s.must(err)
 		a.row("ESTABLISHED→FIN_WAIT1", closedBy(srv), fin)
 		c.later("ESTABLISHED→CLOSE_WAIT", who{"connect": {client}}, fin)
+		s.state(client, c.fd, tcp.CloseWait)
 		end := s.step(client.CloseFD(c.fd))
 		c.row("CLOSE_WAIT→LAST_ACK", who{"connect": {client}}, end)
 		c.later("LAST_ACK→CLOSE", who{"connect": {client}}, end)
@@ -231,6 +235,7 @@ func fromBefore(t *testing.T, f family, flag string) {
 	c.side, a.side, queued.side = "", "", "" // nothing tells which end connected
 	c.row("ESTABLISHED→FIN_WAIT1", closedBy(client), fin).min = true
 	a.later("ESTABLISHED→CLOSE_WAIT", closedBy(srv), fin).min = true
+	s.state(srv, a.fd, tcp.CloseWait)
 	end := s.step(srv.CloseFD(a.fd))
 	a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 	a.later("LAST_ACK→CLOSE", closedBy(srv), end)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/lab"
+	"afterfin/internal/tcp"
 )
 
 // peerFamilies are those that a lab.Peer speaks.
@@ -98,6 +99,7 @@ var timeWaits = map[string]func(*scene){
 		c.row("ESTABLISHED→FIN_WAIT1", who{"connect": {client}}, fin)
 		a.later("ESTABLISHED→CLOSE_WAIT", held(srv, srv), fin)
 		c.later("FIN_WAIT1→FIN_WAIT2", who{"connect": {client}}, fin)
+		s.state(srv, a.fd, tcp.CloseWait)
 		end := s.step(srv.CloseFD(a.fd))
 		a.row("CLOSE_WAIT→LAST_ACK", closedBy(srv), end)
 		c.later("FIN_WAIT2→TIME_WAIT", who{"connect": {client}}, end)
