@@ -32,7 +32,7 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(set_state, struct sock *sk, int from, int to)
 {
 	site(ctx, sk, from, to);
-	transition(sk, from, to);
+	tell_transition(sk, from, to);
 	return 0;
 }
 
@@ -40,7 +40,7 @@ int BPF_PROG(set_state, struct sock *sk, int from, int to)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(set_state_skipped, struct sock *sk, int from, int to)
 {
-	skipped_transition(sk, from, to);
+	tell_skipped(sk, from, to);
 	return 0;
 }
 

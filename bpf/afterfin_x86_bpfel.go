@@ -24,6 +24,7 @@ const (
 	AfterfinMapEvents            = "events"
 	AfterfinMapHalfway           = "halfway"
 	AfterfinMapHistograms        = "histograms"
+	AfterfinMapLast              = "last"
 	AfterfinMapMakers            = "makers"
 	AfterfinMapMinis             = "minis"
 	AfterfinMapPeers             = "peers"
@@ -153,6 +154,7 @@ type AfterfinMapSpecs struct {
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Halfway    *ebpf.MapSpec `ebpf:"halfway"`
 	Histograms *ebpf.MapSpec `ebpf:"histograms"`
+	Last       *ebpf.MapSpec `ebpf:"last"`
 	Makers     *ebpf.MapSpec `ebpf:"makers"`
 	Minis      *ebpf.MapSpec `ebpf:"minis"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
@@ -224,6 +226,7 @@ type AfterfinMaps struct {
 	Events     *ebpf.Map `ebpf:"events"`
 	Halfway    *ebpf.Map `ebpf:"halfway"`
 	Histograms *ebpf.Map `ebpf:"histograms"`
+	Last       *ebpf.Map `ebpf:"last"`
 	Makers     *ebpf.Map `ebpf:"makers"`
 	Minis      *ebpf.Map `ebpf:"minis"`
 	Peers      *ebpf.Map `ebpf:"peers"`
@@ -243,6 +246,7 @@ func (m *AfterfinMaps) Close() error {
 		m.Events,
 		m.Halfway,
 		m.Histograms,
+		m.Last,
 		m.Makers,
 		m.Minis,
 		m.Peers,

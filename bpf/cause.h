@@ -6,16 +6,15 @@
 #include "owner.h"
 
 /* What is read of the socket for it. Only at →CLOSE. */
-static __always_inline void look_at_end(struct look *l, struct sock *sk)
+static __always_inline void look_at_end(struct look *l, struct sock *sk, struct tcp_sock *tp)
 {
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
-	__u32 waiting = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
+	__u32 waiting = tp->rcv_nxt - tp->copied_seq;
 
 	l->fin = sk->__sk_common.skc_flags >> SOCK_DONE & 1;
 	waiting -= l->fin; /* it takes a number too */
 	l->unread = waiting > 0 && waiting < 1U << 31;
-	l->sent = BPF_CORE_READ(tp, segs_out) != 0;
-	l->linger2 = BPF_CORE_READ(tp, linger2) < 0;
+	l->sent = tp->segs_out != 0;
+	l->linger2 = tp->linger2 < 0;
 	l->linger0 = sk->__sk_common.skc_flags >> SOCK_LINGER & 1 && !sk->sk_lingertime;
 }
 

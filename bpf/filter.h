@@ -21,6 +21,41 @@ static __always_inline bool has_port(const volatile __u16 *ports, __u32 n, __u16
 	return false;
 }
 
+/*
+ * Will no row of this socket ever be wanted? Asked first of all, so that what nobody asked for
+ * costs next to nothing. A port that is 0 is not chosen yet; a listener has no remote one,
+ * and its memory goes to its children.
+ */
+static __always_inline bool never_wanted(__u32 netns, __u16 lport, __u16 rport)
+{
+	if (want_netns && want_netns != netns)
+		return true;
+	if (want_lports_n && lport && !has_port(want_lports, want_lports_n, lport))
+		return true;
+	return want_rports_n && rport && !has_port(want_rports, want_rports_n, rport);
+}
+
+static __always_inline bool unwanted(struct sock *sk, int to)
+{
+	__u32 netns = want_netns ? sk->__sk_common.skc_net.net->ns.inum : 0;
+	__u16 lport = sk->__sk_common.skc_num;
+
+	if (want_lports_n && !lport && to == TCP_CLOSE) /* __inet_put_port() has zeroed it by now */
+		lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	return never_wanted(netns, lport, bpf_ntohs(sk->__sk_common.skc_dport));
+}
+
+/* The same of a mini-socket, by its address. */
+static __always_inline bool unwanted_mini(struct inet_timewait_sock *tw)
+{
+	struct sock_common *skc = &tw->__tw_common;
+
+	if (!want_netns && !want_lports_n && !want_rports_n)
+		return false;
+	return never_wanted(BPF_CORE_READ(skc, skc_net.net, ns.inum), BPF_CORE_READ(skc, skc_num),
+			    bpf_ntohs(BPF_CORE_READ(skc, skc_dport)));
+}
+
 static __always_inline bool wanted_owner(const struct af_transition *t)
 {
 	bool listener = t->to == TCP_LISTEN || (t->from == TCP_LISTEN && t->to == TCP_CLOSE);

@@ -125,7 +125,12 @@ struct inet_bind_bucket {
 	signed char fastreuseport;
 };
 
+struct inet_sock {
+	__be16 inet_sport;
+};
+
 struct inet_connection_sock {
+	struct inet_sock icsk_inet;
 	struct inet_bind_bucket *icsk_bind_hash;
 };
 
@@ -142,11 +147,8 @@ struct tcp_timewait_sock {
 	int tw_ts_recent_stamp;
 };
 
-struct inet_sock {
-	__be16 inet_sport;
-};
-
 struct tcp_sock {
+	struct inet_connection_sock inet_conn;
 	bool is_mptcp; /* only with CONFIG_MPTCP */
 	__u32 rcv_nxt;
 	__u32 copied_seq; /* what the program has read */

@@ -26,7 +26,6 @@ struct conn {
 	__u8 accepted;
 	bool bound; /* connect() found a port there */
 	bool deferred; /* shutdown() came before ESTABLISHED: the kernel carries it out, in a softirq */
-	bool told; /* set_state has run for the change to `state`, set_state_skipped not yet */
 };
 
 /*
@@ -110,6 +109,19 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
 } events SEC(".maps");
+
+/* The change that set_state told last on a CPU: written by it, read by set_state_skipped. */
+struct last_told {
+	__u64 sk; /* its address; 0: set_state is at work */
+	__u64 to;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct last_told);
+} last SEC(".maps");
 
 /* Loss by cause, enum af_counter. Counted by all programs, read by tracer.Tracer. */
 struct {
@@ -234,6 +246,14 @@ static __always_inline void count(__u32 counter)
 
 	if (n)
 		__sync_fetch_and_add(n, 1); /* per CPU, yet a softirq may interrupt us here */
+}
+
+/* It has one most often: then this is a load and no call. */
+static __always_inline __u64 cookie_of(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+
+	return cookie ? cookie : bpf_get_socket_cookie(sk);
 }
 
 /*

@@ -55,15 +55,9 @@ static __always_inline void own_by_current(struct conn *c, __u8 how)
 	owner_of_task(&c->owner, task, how);
 }
 
-static __always_inline bool is_mptcp(void *sk)
+static __always_inline bool is_mptcp(struct tcp_sock *tp)
 {
-	bool yes = false;
-
-	if (!bpf_core_field_exists(((struct tcp_sock *)sk)->is_mptcp))
-		return false;
-	if (BPF_CORE_READ_INTO(&yes, (struct tcp_sock *)sk, is_mptcp))
-		count(AF_LOST_READ);
-	return yes;
+	return bpf_core_field_exists(tp->is_mptcp) && tp->is_mptcp;
 }
 
 /*

@@ -190,7 +190,7 @@ __noinline int mini_armed(__u64 address, int how)
 	__u64 cookie = cookie_of_mini(tw);
 	struct mini *m;
 
-	if (!cookie) /* it never had a state that we saw */
+	if (!cookie || unwanted_mini(tw)) /* without a cookie it never had a state that we saw */
 		return 0;
 	m = bpf_map_lookup_elem(&minis, &cookie);
 	if (!m || m->tw != address) {
@@ -225,8 +225,11 @@ __noinline int mini_ended(__u64 address, __u32 cause)
 {
 	struct inet_timewait_sock *tw = (void *)address;
 	__u64 cookie = cookie_of_mini(tw), now = bpf_ktime_get_ns();
-	struct mini *m = bpf_map_lookup_elem(&minis, &cookie);
+	struct mini *m;
 
+	if (unwanted_mini(tw))
+		return 0;
+	m = bpf_map_lookup_elem(&minis, &cookie);
 	if (cause == AF_CAUSE_REUSED_SYN && BPF_CORE_READ(tw, tw_substate) == TCP_FIN_WAIT2)
 		cause = AF_CAUSE_RESET; /* data to an orphan draws a RST */
 	if (!m || m->tw != address) {
@@ -332,6 +335,12 @@ static __noinline int culprit(void *ctx)
 			return cause;
 	}
 	return AF_CAUSE_UNKNOWN;
+}
+
+/* Of these two tcp_time_wait() makes them. */
+static __always_inline bool may_go_on_as_mini(int from)
+{
+	return from == TCP_FIN_WAIT2 || from == TCP_CLOSING;
 }
 
 /*

@@ -27,25 +27,18 @@ static __always_inline void fill_addresses(struct af_transition *t, struct sock 
 	}
 }
 
-static __always_inline void fill_ports(struct af_transition *t, struct sock *sk)
+static __always_inline void fill_ports(struct af_transition *t, struct sock *sk, struct tcp_sock *tp)
 {
 	t->rport = bpf_ntohs(sk->__sk_common.skc_dport);
 	t->lport = sk->__sk_common.skc_num;
-	if (!t->lport && t->to == TCP_CLOSE) {
-		/* __inet_put_port() has zeroed skc_num by now; inet_sport still has the port. */
-		__be16 sport = 0;
-
-		if (BPF_CORE_READ_INTO(&sport, (struct inet_sock *)sk, inet_sport))
-			count(AF_LOST_READ);
-		t->lport = bpf_ntohs(sport);
-	}
+	if (!t->lport && t->to == TCP_CLOSE) /* __inet_put_port() has zeroed skc_num by now */
+		t->lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 }
 
 /* A request and its answer take a segment with data each way, at least. */
-static __always_inline void look_at_use(struct look *l, struct sock *sk)
+static __always_inline void look_at_use(struct look *l, struct tcp_sock *tp)
 {
-	__u32 in = BPF_CORE_READ((struct tcp_sock *)sk, data_segs_in);
-	__u32 out = BPF_CORE_READ((struct tcp_sock *)sk, data_segs_out);
+	__u32 in = tp->data_segs_in, out = tp->data_segs_out;
 
 	l->exchanges = in < out ? in : out;
 }
@@ -56,23 +49,23 @@ static __always_inline void look_at_use(struct look *l, struct sock *sk)
  * follows. The two pointers come first for the same reason: a kernel like 6.18 searches
  * all of the kernel's type names each time that the verifier comes by such a load.
  */
-static __always_inline void look_at(struct af_transition *t, struct look *l, struct sock *sk)
+static __always_inline void look_at(struct af_transition *t, struct look *l, struct sock *sk, struct tcp_sock *tp)
 {
 	struct socket *sock = sk->sk_socket;
 	struct file *file;
 
 	t->netns = sk->__sk_common.skc_net.net->ns.inum;
-	t->cookie = bpf_get_socket_cookie(sk);
+	t->cookie = cookie_of(sk);
 	t->sk_err = sk->sk_err;
 	l->shutdown = sk->sk_shutdown;
 	l->dead = sk->__sk_common.skc_flags >> SOCK_DEAD & 1;
-	l->mptcp = is_mptcp(sk);
+	l->mptcp = is_mptcp(tp);
 	fill_addresses(t, sk);
-	fill_ports(t, sk);
+	fill_ports(t, sk, tp);
 	if (t->to == TCP_CLOSE)
-		look_at_end(l, sk);
+		look_at_end(l, sk, tp);
 	if (want_counts && t->to == TCP_FIN_WAIT1)
-		look_at_use(l, sk);
+		look_at_use(l, tp);
 	if (sock) {
 		l->held = true;
 		file = sock->file;
@@ -149,7 +142,7 @@ static __always_inline void tell_held(struct conn *c, const struct af_transition
 static __always_inline void tell_change(struct af_transition *t, const struct conn *c, const struct look *l)
 {
 	if (t->to == TCP_CLOSE) {
-		if (goes_on_as_mini(t))
+		if (may_go_on_as_mini(t->from) && goes_on_as_mini(t))
 			return;
 		t->cause = cause_of_close(t, c, l);
 	}
@@ -182,7 +175,6 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 		tell_change(t, c, l);
 		return 0;
 	}
-	c->told = true;
 	if (arrives) {
 		begin_accept_side(c, t->mono_ns);
 		if (!t->rport) { /* hold the row until the next one */
@@ -192,7 +184,7 @@ __noinline int decide(struct af_transition *t, struct conn *c, const struct look
 	}
 	if (c->born_ns)
 		tell_held(c, t);
-	if (owner_left_by_cookie(c))
+	if (t->from != TCP_CLOSE && owner_left_by_cookie(c)) /* that one begins anew */
 		take_by_cookie(c, t->cookie);
 	fill_accepted(t, c, l);
 	learn_owner(c, t, l);
@@ -221,15 +213,15 @@ static __always_inline void transition(struct sock *sk, int from, int to)
 {
 	struct af_transition t = {};
 	struct look l = {};
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk); /* the same address, by the type that it has */
 
-	if (!is_change(sk, from, to))
+	if (!tp)
 		return;
-
 	t.kind = AF_KIND_TRANSITION;
 	t.mono_ns = bpf_ktime_get_ns();
 	t.from = from;
 	t.to = to;
-	look_at(&t, &l, sk);
+	look_at(&t, &l, sk, tp);
 	decide(&t, conn_of(sk), &l);
 }
 
@@ -239,23 +231,48 @@ static __always_inline void transition(struct sock *sk, int from, int to)
  * skips per program, so a second one on the same tracepoint is called then. Up to 6.18 a
  * tracepoint is not preempted, and no softirq interrupts a softirq: what one of the two is
  * skipped for, the other sees. From 7.0 on both may be preempted and skipped; that is counted.
+ *
+ * The second one runs for each change, so it has to be cheap: most often the first has just
+ * left word on this CPU that it has told this change. Where something came between the two,
+ * the memory of the socket says so.
  */
-static __always_inline void skipped_transition(struct sock *sk, int from, int to)
+static __always_inline struct last_told *told_here(void)
 {
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&last, &zero);
+}
+
+static __always_inline void tell_transition(struct sock *sk, int from, int to)
+{
+	struct last_told *here;
+
+	if (!is_change(sk, from, to) || unwanted(sk, to))
+		return;
+	here = told_here();
+	if (!here) /* it is always there */
+		return;
+	here->sk = 0; /* for whatever comes while we are at it */
+	transition(sk, from, to);
+	here->sk = (__u64)sk;
+	here->to = to;
+}
+
+static __always_inline void tell_skipped(struct sock *sk, int from, int to)
+{
+	struct last_told *here;
 	struct conn *c;
 
-	if (!is_change(sk, from, to))
+	if (!is_change(sk, from, to) || unwanted(sk, to))
+		return;
+	here = told_here();
+	if (here && here->sk == (__u64)sk && here->to == to)
 		return;
 	c = make_conn(sk);
-	if (!c) /* set_state had no memory either: it told the row without */
+	if (!c || c->state == to) /* without memory set_state told the row, too, and counted that */
 		return;
-	if (c->told && c->state == to) {
-		c->told = false;
-		return;
-	}
 	count(AF_RECOVERED);
 	transition(sk, from, to);
-	c->told = false;
 }
 
 #endif

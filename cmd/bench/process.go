@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func privateMounts() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+}
+
+// running is a subject at work.
+type running struct {
+	subject *subject
+	cmd     *exec.Cmd
+	dir     string
+	stdout  *os.File
+	stderr  *notes
+	ready   time.Duration // since its start
+	cpu     time.Duration // that it had used by then
+}
+
+// notes is a stderr that can be looked at.
+type notes struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (n *notes) Write(p []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.Write(p)
+}
+
+func (n *notes) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.String()
+}
+
+const patience = 30 * time.Second
+
+// start runs a subject and returns when it traces.
+func start(s *subject, dir string) (*running, error) {
+	r := &running{subject: s, dir: dir, cmd: s.command(s.args, dir), stderr: &notes{}}
+	r.cmd.Stderr = r.stderr
+	if s.file {
+		var err error
+		if r.stdout, err = os.Create(filepath.Join(dir, "stdout")); err != nil {
+			return nil, err
+		}
+		r.cmd.Stdout = r.stdout
+	}
+	begin := time.Now()
+	if err := r.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for !r.traces() {
+		if time.Since(begin) > patience || processGone(r.cmd.Process.Pid) {
+			r.cmd.Process.Kill()
+			r.cmd.Wait()
+			return nil, fmt.Errorf("%s is not ready: %s", s.name, r.stderr)
+		}
+		time.Sleep(time.Millisecond) // nothing tells
+	}
+	r.ready = time.Since(begin)
+	if s.ready == "" { // its last one may still be under way
+		time.Sleep(500 * time.Millisecond)
+	}
+	r.cpu = processCPU(r.cmd.Process.Pid)
+	return r, nil
+}
+
+func (r *running) traces() bool {
+	if r.subject.ready != "" {
+		return strings.Contains(r.stderr.String(), r.subject.ready)
+	}
+	return holds(r.cmd.Process.Pid, "bpf_link", "perf_event")
+}
+
+// holds tells whether the process has a descriptor of one of these kinds.
+func holds(pid int, kinds ...string) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, fd := range fds {
+		to, _ := os.Readlink(fd)
+		for _, kind := range kinds {
+			if strings.Contains(to, kind) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func processGone(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(raw), ") Z ")
+}
+
+// processCPU is what a process has used so far, in ns, its threads that have ended included.
+func processCPU(pid int) time.Duration {
+	var t unix.Timespec
+	const sched = 2 // CPUCLOCK_SCHED
+	if unix.ClockGettime(int32(^pid<<3|sched), &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// memory is the most that was resident, and what the maps take that it has open, in bytes. The kernel counts a ring
+// twice in the first where the process has it mapped twice.
+func memory(pid int) (resident, maps int64) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	resident = field(status, "VmHWM:") << 10
+	infos, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+	seen := make(map[int64]bool)
+	for _, file := range infos {
+		raw, _ := os.ReadFile(file)
+		if id := field(raw, "map_id:"); id != 0 && !seen[id] {
+			seen[id] = true
+			maps += field(raw, "memlock:")
+		}
+	}
+	return resident, maps
+}
+
+// field is the number behind a name at the beginning of a line; 0 if there is none.
+func field(text []byte, name string) int64 {
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		if rest, ok := strings.CutPrefix(lines.Text(), name); ok {
+			n, _ := strconv.ParseInt(strings.Fields(rest + " 0")[0], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// stop ends a subject and gives what it used since it was ready, its end included, and how many lines it wrote.
+func (r *running) stop() (cpu time.Duration, lines int, err error) {
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		return 0, 0, err
+	}
+	err = r.cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || r.subject.pkg == "") { // rivals end as they like
+		return 0, 0, fmt.Errorf("%s: %w: %s", r.subject.name, err, r.stderr)
+	}
+	state := r.cmd.ProcessState
+	cpu = state.UserTime() + state.SystemTime() - r.cpu
+	if r.subject.after != nil {
+		reader := r.subject.command(r.subject.after, r.dir)
+		if err := reader.Run(); err != nil {
+			return 0, 0, fmt.Errorf("%v: %w", r.subject.after, err)
+		}
+		cpu += reader.ProcessState.UserTime() + reader.ProcessState.SystemTime()
+	}
+	if r.stdout != nil {
+		lines, err = countLines(r.stdout)
+	}
+	return cpu, lines, err
+}
+
+func countLines(f *os.File) (n int, err error) {
+	defer f.Close()
+	if _, err := f.Seek(0, 0); err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 1<<20)
+	for {
+		k, err := f.Read(buf)
+		n += bytes.Count(buf[:k], []byte{'\n'})
+		if k == 0 || err != nil {
+			return n, nil
+		}
+	}
+}

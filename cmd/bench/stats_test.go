@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestSummarize(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   spread
+	}{
+		{nil, spread{}},
+		{[]float64{3}, spread{3, 3, 3}},
+		{[]float64{5, 1, 3}, spread{3, 1, 5}},
+		{[]float64{4, 1, 3, 2}, spread{2.5, 1, 4}},
+	} {
+		if got := summarize(c.values); got != c.want {
+			t.Errorf("%v: %v, want %v", c.values, got, c.want)
+		}
+	}
+	values := []float64{2, 1}
+	summarize(values)
+	if values[0] != 2 {
+		t.Error("the values of the rounds are out of order")
+	}
+}
+
+// Rounds are compared with themselves: a round in which all was slow changes no ratio.
+func TestPaired(t *testing.T) {
+	if got := paired([]float64{50, 5, 1}, []float64{100, 10}); !slices.Equal(got, []float64{0.5, 0.5}) {
+		t.Errorf("%v", got)
+	}
+	if got := differences([]float64{20, 30}, []float64{17, 26}); !slices.Equal(got, []float64{3, 4}) {
+		t.Errorf("%v", got)
+	}
+	if got := paired([]float64{1}, []float64{0}); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestField(t *testing.T) {
+	text := []byte("VmHWM:\t   12 kB\nmemlock:\t4096\nmap_id:\t7\nempty:\n")
+	for name, want := range map[string]int64{"VmHWM:": 12, "memlock:": 4096, "map_id:": 7, "empty:": 0, "none:": 0} {
+		if got := field(text, name); got != want {
+			t.Errorf("%s %d, want %d", name, got, want)
+		}
+	}
+}
