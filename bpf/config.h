@@ -16,7 +16,7 @@
  * A wake-up of the reader costs about 75 times what an event costs, so there is none until
  * this many bytes wait; below that the reader's own timer (tracer.PollInterval) comes first.
  */
-const volatile __u64 wakeup_bytes = 4 << 20;
+const volatile __u64 wakeup_bytes = 2 << 20;
 
 /* The accept() seen by tp_btf/sys_exit leaves its owner in a map: look there. */
 const volatile bool exact_owner = false;
@@ -54,9 +54,6 @@ const volatile char want_comm[AF_COMM_LEN];
 /* The length of a jiffy; 1,000,000,000 / CONFIG_HZ. */
 const volatile __u64 tick_ns = 4000000;
 
-/* tw_timer_handler: a timer with this function is a mini-socket's. */
-const volatile __u64 tw_timer_handler;
-
 /*
  * Kernel functions that tell why a mini-socket ends, by where they stand in kernel memory
  * (/proc/kallsyms): whoever is found innermost on the stack gives the cause.
@@ -66,8 +63,13 @@ struct af_culprit {
 	__u64 begin, end;
 	__u64 cause; /* enum af_cause, or AF_NOT_THE_END */
 };
-const volatile struct af_culprit culprits[AF_CULPRITS];
-const volatile __u32 culprits_n;
+
+/* Set by Go when it has found them, before the programs that use them are attached. */
+struct af_culprit culprits[AF_CULPRITS];
+__u32 culprits_n;
+
+/* tw_timer_handler, one of them: a timer with this function is a mini-socket's. */
+__u64 tw_timer_handler;
 
 /* Set by Go once mini-sockets are seen: then FIN_WAIT2→CLOSE means that there is none. */
 bool sees_minis;

@@ -107,7 +107,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, 8 << 20);
 } events SEC(".maps");
 
 /* The change that set_state told last on a CPU: written by it, read by set_state_skipped. */
@@ -135,12 +135,13 @@ struct {
  * Cookie → owner, learnt where only the address of the socket is at hand: an address cannot
  * open socket storage. Inserted by tp_btf/sys_exit (--exact-owner) and, at the start, by the
  * task_file iterator for MPTCP; moved into `conns` and deleted by the next program that sees
- * the socket itself and knows its owner no better. Grows on demand; full is counted.
+ * the socket itself and knows its owner no better. Grows on demand; full is counted. With
+ * --exact-owner Go makes it larger: without, there are only the sockets of before.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 64 << 10);
 	__type(key, __u64);
 	__type(value, struct owner);
 } by_cookie SEC(".maps");

@@ -163,7 +163,7 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 		}
 		// What happened before the stop may still be in the ring: read on until its end was
 		// come to, or as much as it holds was read. On a busy host it is never empty for long.
-		last := stopAt != 0 && (read < feed.Batch || lateReads > tracer.RingRecords)
+		last := stopAt != 0 && (read < feed.Batch || lateReads > tracer.RingRecords())
 		for i := range changes {
 			if stopAt != 0 && changes[i].Mono > stopAt {
 				continue

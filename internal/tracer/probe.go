@@ -54,7 +54,11 @@ func ProbeTimeWait(types *Types) Hook {
 		none.Why = err.Error()
 		return none
 	}
-	cannot := configureTimeWait(spec, Config{Types: types})
+	cfg := Config{Types: types}
+	if err := configureTimeWait(spec, cfg); err != nil {
+		none.Why = err.Error()
+		return none
+	}
 	spec.Maps["events"].MaxEntries = 1 << 16 // nobody reads it
 	maps := spec.Copy()
 	keep(maps)
@@ -65,7 +69,7 @@ func ProbeTimeWait(types *Types) Hook {
 	}
 	t := &Tracer{coll: coll}
 	defer t.Close()
-	t.attachTimeWait(spec, types, cannot)
+	t.attachTimeWait(spec, cfg)
 	return t.hooks[0]
 }
 

@@ -39,13 +39,21 @@ type culprit struct{ Begin, End, Cause uint64 }
 
 var errNoTimeWait = errors.New("--no-timewait")
 
-// configureTimeWait tells the programs where those functions are, and how long a
-// jiffy is. The error says why TIME_WAIT cannot be seen.
+// configureTimeWait tells the programs how long a jiffy is, and TIME_WAIT as far as is known.
 func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
-	if cfg.NoTimeWait {
-		return errNoTimeWait
+	if err := spec.Variables["tick_ns"].Set(uint64(clock.Jiffy())); err != nil {
+		return fmt.Errorf("set tick_ns: %w", err)
 	}
-	found, err := cfg.Types.culprits()
+	if err := spec.Variables["timewait_jiffies"].Set(uint64(cfg.TimeWaitLength / clock.Jiffy())); err != nil {
+		return fmt.Errorf("set timewait_jiffies: %w", err)
+	}
+	return nil
+}
+
+// tellCulprits tells the programs where those functions are. The error says why TIME_WAIT
+// cannot be seen.
+func (t *Tracer) tellCulprits(types *Types) error {
+	found, err := types.culprits()
 	if err != nil {
 		return err
 	}
@@ -67,10 +75,8 @@ func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
 		"tw_timer_handler": found[timerHandler][0].begin,
 		"culprits":         list,
 		"culprits_n":       uint32(n),
-		"tick_ns":          uint64(clock.Jiffy()),
-		"timewait_jiffies": uint64(cfg.TimeWaitLength / clock.Jiffy()),
 	} {
-		if err := spec.Variables[name].Set(value); err != nil {
+		if err := t.coll.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
@@ -80,8 +86,12 @@ func configureTimeWait(spec *ebpf.CollectionSpec, cfg Config) error {
 // attachTimeWait chooses how mini-sockets are seen: fentry where it loads and
 // attaches, else the timer tracepoints, else (or for the reason that cannot is)
 // not at all.
-func (t *Tracer) attachTimeWait(spec *ebpf.CollectionSpec, types *Types, cannot error) {
+func (t *Tracer) attachTimeWait(spec *ebpf.CollectionSpec, cfg Config) {
 	hook := Hook{Gives: GivesTimeWait}
+	types, cannot := cfg.Types, errNoTimeWait
+	if !cfg.NoTimeWait {
+		cannot = t.tellCulprits(types)
+	}
 	switch {
 	case cannot != nil:
 		hook.Why, hook.Err = cannot.Error(), cannot

@@ -28,12 +28,6 @@ const (
 	// about 0.1 ms of CPU, a wake-up per event would cost 7.5 µs each.
 	PollInterval = 50 * time.Millisecond
 
-	// RingBytes holds 131,072 transitions of 120 bytes and a header of 8: 0.21 s of the
-	// 600,000 a second that two cores can make, more than four polls long.
-	RingBytes = 16 << 20
-
-	// RingRecords is how many that are.
-	RingRecords = RingBytes / 128
 )
 
 // ErrClosed is returned by Read after Close.
@@ -123,6 +117,9 @@ func New(cfg Config) (*Tracer, error) {
 	if cfg.Types == nil {
 		cfg.Types = NewTypes()
 	}
+	if !cfg.NoTimeWait {
+		go func() { _, _ = cfg.Types.culprits() }() // takes as long as the rest; attachTimeWait waits for it
+	}
 	spec, err := load()
 	if err != nil {
 		return nil, err
@@ -135,7 +132,9 @@ func New(cfg Config) (*Tracer, error) {
 	if err := configure(spec, cfg); err != nil {
 		return nil, err
 	}
-	noTimeWait := configureTimeWait(spec, cfg)
+	if err := configureTimeWait(spec, cfg); err != nil {
+		return nil, err
+	}
 	base := spec.Copy()
 	programs := []string{"set_state", "set_state_skipped", "holders", "tcp_sockets", "moves"}
 	if cfg.Timers {
@@ -150,14 +149,14 @@ func New(cfg Config) (*Tracer, error) {
 		return nil, plain("load", err)
 	}
 	t := &Tracer{coll: coll}
-	if err := t.attach(spec, cfg, noTimeWait); err != nil {
+	if err := t.attach(spec, cfg); err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error) error {
+func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config) error {
 	var err error
 	if t.ring, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
 		return plain("open ring", err)
@@ -186,7 +185,7 @@ func (t *Tracer) attach(spec *ebpf.CollectionSpec, cfg Config, noTimeWait error)
 		}
 	}
 	// Before the state tracepoint: a mini-socket is there before its socket closes.
-	t.attachTimeWait(spec, cfg.Types, noTimeWait)
+	t.attachTimeWait(spec, cfg)
 	for _, name := range []string{"set_state", "set_state_skipped"} { // in this order
 		if err := t.hold(link.AttachTracing(link.TracingOptions{Program: t.coll.Programs[name]})); err != nil {
 			return plain("attach "+name, err)
@@ -217,7 +216,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	copy(rports[:], f.RemotePorts)
 	copy(comm[:len(comm)-1], f.Comm)
 
-	spec.Maps["events"].MaxEntries = RingBytes
+	spec.Maps["events"].MaxEntries = uint32(RingBytes())
 	if cfg.Counts && cfg.Rows == 0 {
 		spec.Maps["events"].MaxEntries = uint32(os.Getpagesize())
 	}
@@ -228,6 +227,12 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	}
 	if !cfg.Ports {
 		spec.Maps["callers"].MaxEntries = 1
+	}
+	if cfg.NoTimeWait {
+		spec.Maps["minis"].MaxEntries, spec.Maps["halfway"].MaxEntries = 1, 1
+	}
+	if cfg.ExactOwner {
+		spec.Maps["by_cookie"].MaxEntries = 1 << 20
 	}
 	if cfg.Sites == 0 {
 		spec.Maps["stacks"].MaxEntries = 1
@@ -240,7 +245,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		rows = uint32(cfg.Rows)
 	}
 	for name, value := range map[string]any{
-		"wakeup_bytes": uint64(RingBytes / 4),
+		"wakeup_bytes": uint64(RingBytes() / 4),
 		"exact_owner":  cfg.ExactOwner,
 		"want_pids":    pids, "want_pids_n": uint32(len(f.PIDs)),
 		"want_lports": lports, "want_lports_n": uint32(len(f.LocalPorts)),

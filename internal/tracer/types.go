@@ -37,18 +37,14 @@ func (t *Types) hasHelper(name string) (bool, error) {
 	return slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == name }), nil
 }
 
-// culprits gives the place of each function in the map of that name, and reads
-// the BTF beside it: both take their time.
+// culprits gives the place of each function in the map of that name.
 func (t *Types) culprits() (map[string][]extent, error) {
 	t.once.Do(func() {
-		var beside sync.WaitGroup
-		beside.Go(func() { _, _ = t.cache.Kernel() }) // who needs it will see the error
 		names := make(map[string]bool)
 		for name := range culprits {
 			names[name] = true
 		}
 		t.functions, t.err = extents(names)
-		beside.Wait()
 	})
 	return t.functions, t.err
 }
