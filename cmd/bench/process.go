@@ -31,7 +31,7 @@ type running struct {
 	stdout  *os.File
 	stderr  *notes
 	ready   time.Duration // since its start
-	cpu     time.Duration // that it had used by then
+	ended   bool
 }
 
 // notes is a stderr that can be looked at.
@@ -70,9 +70,8 @@ func start(s *subject, dir string) (*running, error) {
 		return nil, err
 	}
 	for !r.traces() {
-		if time.Since(begin) > patience || processGone(r.cmd.Process.Pid) {
-			r.cmd.Process.Kill()
-			r.cmd.Wait()
+		if time.Since(begin) > patience || processGone(r.pid()) {
+			r.kill()
 			return nil, fmt.Errorf("%s is not ready: %s", s.name, r.stderr)
 		}
 		time.Sleep(time.Millisecond) // nothing tells
@@ -81,15 +80,26 @@ func start(s *subject, dir string) (*running, error) {
 	if s.ready == "" { // its last one may still be under way
 		time.Sleep(500 * time.Millisecond)
 	}
-	r.cpu = processCPU(r.cmd.Process.Pid)
 	return r, nil
+}
+
+func (r *running) pid() int { return r.cmd.Process.Pid }
+
+// kill ends it if nothing else did.
+func (r *running) kill() {
+	if r.ended {
+		return
+	}
+	r.ended = true
+	_ = r.cmd.Process.Kill() // or it is gone
+	_ = r.cmd.Wait()
 }
 
 func (r *running) traces() bool {
 	if r.subject.ready != "" {
 		return strings.Contains(r.stderr.String(), r.subject.ready)
 	}
-	return holds(r.cmd.Process.Pid, "bpf_link", "perf_event")
+	return holds(r.pid(), "bpf_link", "perf_event")
 }
 
 // holds tells whether the process has a descriptor of one of these kinds.
@@ -150,29 +160,31 @@ func field(text []byte, name string) int64 {
 	return 0
 }
 
-// stop ends a subject and gives what it used since it was ready, its end included, and how many lines it wrote.
-func (r *running) stop() (cpu time.Duration, lines int, err error) {
+// stop ends a subject and gives what it used in all, its end included, and how many lines it
+// wrote.
+func (r *running) stop() (used time.Duration, lines int, err error) {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
 		return 0, 0, err
 	}
 	err = r.cmd.Wait()
+	r.ended = true
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || r.subject.pkg == "") { // rivals end as they like
 		return 0, 0, fmt.Errorf("%s: %w: %s", r.subject.name, err, r.stderr)
 	}
-	state := r.cmd.ProcessState
-	cpu = state.UserTime() + state.SystemTime() - r.cpu
+	used = r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()
 	if r.subject.after != nil {
 		reader := r.subject.command(r.subject.after, r.dir)
 		if err := reader.Run(); err != nil {
 			return 0, 0, fmt.Errorf("%v: %w", r.subject.after, err)
 		}
-		cpu += reader.ProcessState.UserTime() + reader.ProcessState.SystemTime()
+		used += reader.ProcessState.UserTime() + reader.ProcessState.SystemTime()
 	}
-	if r.stdout != nil {
-		lines, err = countLines(r.stdout)
+	if r.stdout == nil {
+		return used, 0, nil
 	}
-	return cpu, lines, err
+	lines, err = countLines(r.stdout)
+	return used, lines, err
 }
 
 func countLines(f *os.File) (n int, err error) {

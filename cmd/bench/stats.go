@@ -2,7 +2,10 @@
 
 package main
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // spread is the median of some measurements, with the least and the most.
 type spread struct{ median, min, max float64 }
@@ -17,22 +20,7 @@ func summarize(values []float64) (s spread) {
 	return s
 }
 
-// paired gives the ratio of each measurement to the one of the same round: what changes from round to round, both have.
-func paired(values, base []float64) (ratios []float64) {
-	for i, v := range values {
-		if i < len(base) && base[i] != 0 {
-			ratios = append(ratios, v/base[i])
-		}
-	}
-	return ratios
-}
-
-// differences is the same with differences.
-func differences(values, base []float64) (d []float64) {
-	for i, v := range values {
-		if i < len(base) {
-			d = append(d, v-base[i])
-		}
-	}
-	return d
+// text is the median, with the least and the most behind it.
+func (s spread) text(format string) string {
+	return fmt.Sprintf(format+" ("+format+" to "+format+")", s.median, s.min, s.max)
 }

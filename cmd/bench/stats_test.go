@@ -2,10 +2,7 @@
 
 package main
 
-import (
-	"slices"
-	"testing"
-)
+import "testing"
 
 func TestSummarize(t *testing.T) {
 	for _, c := range []struct {
@@ -25,19 +22,6 @@ func TestSummarize(t *testing.T) {
 	summarize(values)
 	if values[0] != 2 {
 		t.Error("the values of the rounds are out of order")
-	}
-}
-
-// Rounds are compared with themselves: a round in which all was slow changes no ratio.
-func TestPaired(t *testing.T) {
-	if got := paired([]float64{50, 5, 1}, []float64{100, 10}); !slices.Equal(got, []float64{0.5, 0.5}) {
-		t.Errorf("%v", got)
-	}
-	if got := differences([]float64{20, 30}, []float64{17, 26}); !slices.Equal(got, []float64{3, 4}) {
-		t.Errorf("%v", got)
-	}
-	if got := paired([]float64{1}, []float64{0}); len(got) != 0 {
-		t.Errorf("%v", got)
 	}
 }
 

@@ -19,31 +19,44 @@ type subject struct {
 	lines bool     // stdout has a line for each transition
 }
 
-// bare is the load alone, which all others are compared with.
-var bare = subject{name: "nothing"}
-
 // script prints what tcpstates prints.
 const script = `tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {
 	printf("%s %d %d %d %d -> %d\n", comm, pid, args->sport, args->dport, args->oldstate, args->newstate); }`
 
+// The names that the gates go by.
+const (
+	nameWatch      = "`watch`, text to a file"
+	nameNoTimeWait = "`watch --no-timewait`, text to a file"
+	nameTimeWait   = "`timewait`"
+	nameTCPStates  = "tcpstates (libbpf-tools)"
+	namePerf       = "perf record, then perf script"
+)
+
+func ours(program, name string, file, lines bool, args ...string) subject {
+	return subject{name: name, args: append([]string{program}, args...), file: file, ready: "ready in ", lines: lines}
+}
+
+func watch(program, name string, file bool, args ...string) subject {
+	return ours(program, name, file, file, append([]string{"watch"}, args...)...)
+}
+
 // subjects are all of them; program is our own.
 func subjects(program string) []subject {
-	ours := func(name string, file, lines bool, args ...string) subject {
-		return subject{name: name, args: append([]string{program}, args...), file: file, ready: "ready in ", lines: lines}
-	}
 	return []subject{
-		ours("watch, text to a file", true, true, "watch"),
-		ours("watch, text to /dev/null", false, false, "watch"),
-		ours("watch, JSON to a file", true, true, "watch", "-o", "json"),
-		ours("watch --no-timewait, text to a file", true, true, "watch", "--no-timewait"),
-		ours("watch, a filter that matches nothing", false, false, "watch", "-L", "1"),
-		ours("timewait", false, false, "timewait", "--sample", "1h"),
-		ours("leaks --follow", false, false, "leaks", "--follow", "--every", "1h"),
-		{name: "tcpstates (libbpf-tools)", pkg: "libbpf-tools", args: []string{"tcpstates"}, file: true, lines: true},
-		{name: "tcplife (libbpf-tools), one line a socket", pkg: "libbpf-tools", args: []string{"tcplife"}, file: true},
-		{name: "bpftrace, printf", pkg: "bpftrace", args: []string{"bpftrace", "-e", script}, file: true, ready: "", lines: true},
+		watch(program, nameWatch, true),
+		watch(program, "`watch`, text to /dev/null", false),
+		watch(program, "`watch -o json`, to a file", true, "-o", "json"),
+		watch(program, "`watch -o json`, to /dev/null", false, "-o", "json"),
+		watch(program, nameNoTimeWait, true, "--no-timewait"),
+		watch(program, "`watch -D 1`: a filter that matches nothing", false, "-D", "1"),
+		watch(program, "`watch -L 1`: the same, by the port that connect() chooses", false, "-L", "1"),
+		ours(program, nameTimeWait, false, false, "timewait", "--sample", "1h"),
+		ours(program, "`leaks --follow`", false, false, "leaks", "--follow", "--every", "1h"),
+		{name: nameTCPStates, pkg: "libbpf-tools", args: []string{"tcpstates"}, file: true, lines: true},
+		{name: "tcplife (libbpf-tools), a line for each socket", pkg: "libbpf-tools", args: []string{"tcplife"}, file: true},
+		{name: "bpftrace, printf", pkg: "bpftrace", args: []string{"bpftrace", "-e", script}, file: true, lines: true},
 		{
-			name: "perf record, then perf script", pkg: "linux-perf",
+			name: namePerf, pkg: "linux-perf",
 			args:  []string{"perf", "record", "-q", "-a", "-e", "sock:inet_sock_set_state", "-o", "FILE"},
 			after: []string{"perf", "script", "-i", "FILE"},
 		},
