@@ -64,8 +64,8 @@ func (o *options) accountOf(p plan, dir string) (made, rows int, lost string, er
 		made += done.Listeners // LISTEN→CLOSE
 	}
 	settled(filepath.Join(dir, "stdout"))
-	_, rows, err = tracer.stop()
-	rows -= headLines
+	_, told, err := tracer.stop()
+	rows = told["→"] - told["TIME_WAIT→"] - 1 // the line above the rows has one
 	said := lostInSummary.FindStringSubmatch(tracer.stderr.String())
 	if err == nil && said == nil {
 		err = fmt.Errorf("no summary from watch: %s", tracer.stderr)
@@ -75,9 +75,6 @@ func (o *options) accountOf(p plan, dir string) (made, rows int, lost string, er
 	}
 	return made, rows, said[1], nil
 }
-
-// headLines stand above the rows of watch.
-const headLines = 1
 
 // settled waits until a file has not grown for a second: FINs that are acknowledged late are
 // told late.

@@ -93,7 +93,7 @@ func (r *result) measure(dir string, p plan) error {
 	}
 	time.Sleep(200 * time.Millisecond) // what is still on its way to it
 	rss, maps := memory(tracer.pid())
-	used, lines, err := tracer.stop()
+	used, written, err := tracer.stop()
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (r *result) measure(dir string, p plan) error {
 	r.ownCPU = append(r.ownCPU, (used-before).Seconds()/(transitions/1e6))
 	r.ready = append(r.ready, float64(tracer.ready.Microseconds())/1e3)
 	r.rss, r.maps = append(r.rss, float64(rss)/1e6), append(r.maps, float64(maps)/1e6)
-	r.lines = append(r.lines, float64(lines)/transitions)
+	r.lines = append(r.lines, float64(written["\n"])/transitions)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,44 +161,53 @@ func field(text []byte, name string) int64 {
 	return 0
 }
 
-// stop ends a subject and gives what it used in all, its end included, and how many lines it
-// wrote.
-func (r *running) stop() (used time.Duration, lines int, err error) {
+// stop ends a subject and gives what it used in all, its end included, and how often what it
+// wrote has each of marks.
+func (r *running) stop() (used time.Duration, written map[string]int, err error) {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
-		return 0, 0, err
+		return 0, nil, err
 	}
 	err = r.cmd.Wait()
 	r.ended = true
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || r.subject.pkg == "") { // rivals end as they like
-		return 0, 0, fmt.Errorf("%s: %w: %s", r.subject.name, err, r.stderr)
+		return 0, nil, fmt.Errorf("%s: %w: %s", r.subject.name, err, r.stderr)
 	}
 	used = r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()
 	if r.subject.after != nil {
 		reader := r.subject.command(r.subject.after, r.dir)
 		if err := reader.Run(); err != nil {
-			return 0, 0, fmt.Errorf("%v: %w", r.subject.after, err)
+			return 0, nil, fmt.Errorf("%v: %w", r.subject.after, err)
 		}
 		used += reader.ProcessState.UserTime() + reader.ProcessState.SystemTime()
 	}
 	if r.stdout == nil {
-		return used, 0, nil
+		return used, nil, nil
 	}
-	lines, err = countLines(r.stdout)
-	return used, lines, err
+	written, err = countMarks(r.stdout)
+	return used, written, err
 }
 
-func countLines(f *os.File) (n int, err error) {
+// marks are what is counted: lines, the rows among those of watch, and those of a TIME_WAIT's end.
+var marks = []string{"\n", "→", "TIME_WAIT→"}
+
+func countMarks(f *os.File) (map[string]int, error) {
 	defer f.Close()
 	if _, err := f.Seek(0, 0); err != nil {
-		return 0, err
+		return nil, err
 	}
-	buf := make([]byte, 1<<20)
+	n := make(map[string]int)
+	lines := bufio.NewReader(f)
 	for {
-		k, err := f.Read(buf)
-		n += bytes.Count(buf[:k], []byte{'\n'})
-		if k == 0 || err != nil {
+		line, err := lines.ReadSlice('\n')
+		for _, mark := range marks {
+			n[mark] += bytes.Count(line, []byte(mark))
+		}
+		if err == io.EOF {
 			return n, nil
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return nil, err
 		}
 	}
 }
