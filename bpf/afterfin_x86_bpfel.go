@@ -56,6 +56,7 @@ const (
 	AfterfinVarCulpritsN         = "culprits_n"
 	AfterfinVarExactOwner        = "exact_owner"
 	AfterfinVarJiffiesBegin      = "jiffies_begin"
+	AfterfinVarResting           = "resting"
 	AfterfinVarSeeding           = "seeding"
 	AfterfinVarSeesMinis         = "sees_minis"
 	AfterfinVarSelfTgid          = "self_tgid"
@@ -174,6 +175,7 @@ type AfterfinVariableSpecs struct {
 	CulpritsN       *ebpf.VariableSpec `ebpf:"culprits_n"`
 	ExactOwner      *ebpf.VariableSpec `ebpf:"exact_owner"`
 	JiffiesBegin    *ebpf.VariableSpec `ebpf:"jiffies_begin"`
+	Resting         *ebpf.VariableSpec `ebpf:"resting"`
 	Seeding         *ebpf.VariableSpec `ebpf:"seeding"`
 	SeesMinis       *ebpf.VariableSpec `ebpf:"sees_minis"`
 	SelfTgid        *ebpf.VariableSpec `ebpf:"self_tgid"`
@@ -267,6 +269,7 @@ type AfterfinVariables struct {
 	CulpritsN       *ebpf.Variable `ebpf:"culprits_n"`
 	ExactOwner      *ebpf.Variable `ebpf:"exact_owner"`
 	JiffiesBegin    *ebpf.Variable `ebpf:"jiffies_begin"`
+	Resting         *ebpf.Variable `ebpf:"resting"`
 	Seeding         *ebpf.Variable `ebpf:"seeding"`
 	SeesMinis       *ebpf.Variable `ebpf:"sees_minis"`
 	SelfTgid        *ebpf.Variable `ebpf:"self_tgid"`

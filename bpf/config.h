@@ -80,6 +80,9 @@ bool seeding;
 /* Set by Go for as long as it wants counts: they begin at 0 then. */
 bool counting;
 
+/* Set by Go when it goes to rest: the next event wakes it, and clears this. */
+bool resting;
+
 /* Our own tgid: a file whose last reference the iterator drops is closed by us, not by its owner. */
 __u32 self_tgid;
 

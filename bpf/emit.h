@@ -10,8 +10,13 @@
 
 static __always_inline __u64 wakeup_flags(void)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	__u64 waiting;
 
+	if (resting) {
+		resting = false;
+		return BPF_RB_FORCE_WAKEUP;
+	}
+	waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
 	/* Only while the mark is passed: an awake reader is not woken again. */
 	if (waiting >= wakeup_bytes && waiting < wakeup_bytes + WAKEUP_MARK)
 		return BPF_RB_FORCE_WAKEUP;

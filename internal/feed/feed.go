@@ -151,7 +151,7 @@ func (f *Feed) take(found *found, err error) error {
 // Start tells what Open found.
 func (f *Feed) Start() Start { return f.start }
 
-// Next waits tracer.PollInterval for transitions and returns those that match the filter, and
+// Next waits tracer.PollInterval, or tracer.RestInterval, for transitions and returns those that match the filter, and
 // how many were read in all, Batch at most: 0 on a quiet host. The slice is
 // reused by the next call. Errors are those of tracer.Read.
 func (f *Feed) Next() (changes []conn.Change, read int, err error) {

@@ -144,7 +144,9 @@ func (t *Tracer) LookForMoves() error {
 		return nil
 	}
 	var cookie, address uint64
-	if t.coll.Maps["halfway"].Iterate().Next(&cookie, &address) { // is there any?
+	any := t.coll.Maps["halfway"].Iterate().Next(&cookie, &address)
+	t.busy.Store(any)
+	if any {
 		return walk(t.moves, 1, func([]byte) error { return nil })
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -20,14 +21,6 @@ import (
 	"afterfin/bpf"
 	"afterfin/internal/event"
 	"afterfin/internal/tcp"
-)
-
-const (
-	// PollInterval is how long an event may wait in the ring of a quiet host. The
-	// kernel wakes us before, when a quarter of the ring is full. A poll costs
-	// about 0.1 ms of CPU, a wake-up per event would cost 7.5 µs each.
-	PollInterval = 50 * time.Millisecond
-
 )
 
 // ErrClosed is returned by Read after Close.
@@ -108,6 +101,9 @@ type Tracer struct {
 	deep      *deep // nil: Arm does not work
 	undecoded uint64
 	records   uint64 // that came through the ring
+
+	empty int         // reads in a row that found nothing
+	busy  atomic.Bool // LookForMoves must go on
 }
 
 // New loads and attaches. Rows begin to gather in the ring at once. Errors name
@@ -295,80 +291,6 @@ func plain(what string, err error) error {
 
 // Hooks tells what is attached, and why not better.
 func (t *Tracer) Hooks() []Hook { return t.hooks }
-
-// Read fills dst with the transitions that wait, and waits PollInterval for the
-// first. It returns how many it read, 0 on a quiet host, and ErrClosed after
-// Close. A record that cannot be decoded is counted in Lost.
-func (t *Tracer) Read(dst []event.Transition) (int, error) {
-	t.ring.SetDeadline(time.Now().Add(PollInterval))
-	n := 0
-	for n < len(dst) {
-		err := t.ring.ReadInto(&t.record)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return n, nil
-		case errors.Is(err, ringbuf.ErrClosed):
-			return n, ErrClosed
-		case err != nil:
-			return n, fmt.Errorf("read ring: %w", err)
-		}
-		t.records++
-		if event.IsSite(t.record.RawSample) {
-			t.readSite()
-			continue
-		}
-		if err := event.DecodeTransition(t.record.RawSample, &dst[n]); err != nil {
-			t.undecoded++
-			continue
-		}
-		n++
-	}
-	return n, nil
-}
-
-// Lost counts what did not arrive since New. Call it from the goroutine that
-// calls Read.
-func (t *Tracer) Lost() (event.Lost, error) {
-	var lost event.Lost
-	var recovered uint64
-	for i, n := range []*uint64{&lost.Ring, &lost.Map, &lost.Read, &recovered} { // enum af_counter
-		var perCPU []uint64
-		if err := t.coll.Maps["counters"].Lookup(uint32(i), &perCPU); err != nil {
-			return lost, fmt.Errorf("read loss counters: %w", err)
-		}
-		for _, c := range perCPU {
-			*n += c
-		}
-	}
-	lost.Read += t.undecoded
-	// The kernel skips a program that would interrupt itself on one CPU, and says so here only.
-	// What set_state_skipped did not tell in its place is lost.
-	stats, err := t.coll.Programs["set_state"].Stats()
-	if err != nil {
-		return lost, fmt.Errorf("read program statistics: %w", err)
-	}
-	if stats.RecursionMisses > recovered {
-		lost.Recursion = stats.RecursionMisses - recovered
-	}
-	if t.timewait != nil {
-		for _, p := range t.timewait.Programs {
-			if stats, err = p.Stats(); err != nil {
-				return lost, fmt.Errorf("read program statistics: %w", err)
-			}
-			lost.Recursion += stats.RecursionMisses
-		}
-	}
-	if t.accept == nil || t.TaxesCalls() { // sys_exit is skipped for any system call: that says nothing
-		return lost, nil
-	}
-	for _, p := range t.accept.Programs { // one
-		if stats, err = p.Stats(); err != nil {
-			return lost, fmt.Errorf("read program statistics: %w", err)
-		}
-		lost.Accept += stats.RecursionMisses
-	}
-	return lost, nil
-}
 
 // Close detaches everything. Even without it nothing stays attached once the
 // process is gone: links live as long as their descriptors.
