@@ -58,6 +58,7 @@ type entry struct {
 // what is older than what the table knows still makes a row, but changes nothing.
 type Table struct {
 	conns   map[uint64]*entry
+	free    []*entry // of connections that are gone
 	closed  tombstones
 	max     int
 	evicted uint64
@@ -79,7 +80,9 @@ func (t *Table) AddExisting(e *event.Existing) {
 	if leftOut(e) || t.conns[e.Cookie] != nil || t.closed.has(e.Cookie, e.After) {
 		return
 	}
-	t.insert(e.Cookie, &entry{state: e.State, after: e.After, before: e.Before})
+	if c := t.insert(e.Cookie); c != nil {
+		*c = entry{state: e.State, after: e.After, before: e.Before}
+	}
 }
 
 // leftOut: a FIN_WAIT2 without file may be a mini-socket, as sock_diag shows it.
@@ -101,9 +104,9 @@ func open(o *event.Owner, state tcp.State) bool {
 	return o.How == event.HowUnknown || o.How == event.HowListen && state != tcp.Listen
 }
 
-// Apply takes in a transition and says what it means.
-func (t *Table) Apply(tr *event.Transition) Change {
-	ch := Change{Transition: *tr}
+// Apply takes in a transition and puts what it means into ch, over whatever is there.
+func (t *Table) Apply(tr *event.Transition, ch *Change) {
+	ch.Transition = *tr
 	c := t.conns[tr.Cookie]
 	if c != nil && c.owner.PID != 0 && open(&ch.Owner, ch.From) {
 		ch.Owner = c.owner
@@ -112,16 +115,19 @@ func (t *Table) Apply(tr *event.Transition) Change {
 		ch.Side = c.side
 	}
 	ch.InState = inState(tr, c)
-	t.learn(&ch, c)
-	return ch
+	t.learn(ch, c)
 }
 
 // Forget drops a socket whose end may never be told. The kernel remembers what
 // the rows to come need; what was there before them is used up by now.
-func (t *Table) Forget(cookie uint64) { delete(t.conns, cookie) }
+func (t *Table) Forget(cookie uint64) {
+	if c := t.conns[cookie]; c != nil {
+		t.drop(cookie, c)
+	}
+}
 
 // Clear forgets all.
-func (t *Table) Clear() { clear(t.conns) }
+func (t *Table) Clear() { t.conns, t.free = make(map[uint64]*entry), nil }
 
 // inState: the kernel saw the state begin, or a dump saw it there.
 func inState(tr *event.Transition, c *entry) Span {
@@ -143,17 +149,17 @@ func (t *Table) learn(ch *Change, c *entry) {
 	case c != nil && c.precedes(ch):
 		return
 	case ch.To == tcp.Close:
-		delete(t.conns, ch.Cookie)
+		if c != nil {
+			t.drop(ch.Cookie, c)
+		}
 		t.closed.add(ch.Cookie, ch.Mono)
 		return
 	case c == nil:
-		c = &entry{}
-		if !t.insert(ch.Cookie, c) {
+		if c = t.insert(ch.Cookie); c == nil {
 			return
 		}
 	}
-	c.state, c.side, c.owner = ch.To, ch.Side, ch.Owner
-	c.after, c.before = ch.Mono, ch.Mono
+	*c = entry{state: ch.To, side: ch.Side, owner: ch.Owner, after: ch.Mono, before: ch.Mono}
 }
 
 // precedes: did ch happen before what the entry says? While a dump was running
@@ -165,35 +171,43 @@ func (c *entry) precedes(ch *Change) bool {
 	return ch.Mono < c.before
 }
 
-func (t *Table) insert(cookie uint64, c *entry) bool {
+// insert makes an entry, for the caller to fill; nil if there is no room.
+func (t *Table) insert(cookie uint64) *entry {
 	if len(t.conns) >= t.max {
 		t.evicted++
-		return false
+		return nil
+	}
+	var c *entry
+	if last := len(t.free) - 1; last >= 0 {
+		c, t.free = t.free[last], t.free[:last]
+	} else {
+		c = new(entry)
 	}
 	t.conns[cookie] = c
-	return true
+	return c
+}
+
+// drop keeps the entry for the next connection, so that a busy host makes no garbage.
+func (t *Table) drop(cookie uint64, c *entry) {
+	delete(t.conns, cookie)
+	t.free = append(t.free, c)
 }
 
 // tombstones remember the sockets closed last, so that an event or a dump that
-// comes late does not bring one back for good.
-type tombstones struct {
-	at   map[uint64]time.Duration
-	ring [4096]uint64
-	next int
+// comes late does not bring one back for good. The kernel counts cookies up, so those of one
+// time fall on places of their own.
+type tombstones [8192]struct {
+	cookie uint64
+	at     time.Duration
 }
 
 func (s *tombstones) add(cookie uint64, at time.Duration) {
-	if s.at == nil {
-		s.at = make(map[uint64]time.Duration, len(s.ring))
-	}
-	delete(s.at, s.ring[s.next])
-	s.ring[s.next] = cookie
-	s.next = (s.next + 1) % len(s.ring)
-	s.at[cookie] = at
+	place := &s[cookie%uint64(len(s))]
+	place.cookie, place.at = cookie, at
 }
 
 // has: was the socket closed at that time or later?
 func (s *tombstones) has(cookie uint64, at time.Duration) bool {
-	closed, ok := s.at[cookie]
-	return ok && at <= closed
+	place := &s[cookie%uint64(len(s))]
+	return place.cookie == cookie && at <= place.at
 }

@@ -3,6 +3,8 @@
 package conn
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -35,6 +37,12 @@ type step struct {
 	tr    *event.Transition
 	want  Span
 	state tcp.State // the table's afterwards; 0: not in it
+}
+
+func applied(t *Table, tr *event.Transition) (ch Change) {
+	ch.Owner.PID = 12345 // what is there does not matter
+	t.Apply(tr, &ch)
+	return ch
 }
 
 func TestApply(t *testing.T) {
@@ -91,7 +99,7 @@ func TestApply(t *testing.T) {
 				table.AddExisting(c.dump)
 			}
 			for i, s := range c.steps {
-				if got := table.Apply(s.tr).InState; got != s.want {
+				if got := applied(table, s.tr).InState; got != s.want {
 					t.Errorf("step %d: in state %+v, want %+v", i, got, s.want)
 				}
 				var state tcp.State
@@ -113,15 +121,15 @@ func TestOwner(t *testing.T) {
 	table.AddHolder(&event.Holder{Cookie: cookie, Owner: event.Owner{PID: 99, How: event.HowFD}})
 	table.AddHolder(&event.Holder{Cookie: 1, Owner: holder}) // of a socket we do not know
 
-	if got := table.Apply(tr(3*sec, 0, tcp.Established, tcp.CloseWait)).Owner; got != holder {
+	if got := applied(table, tr(3*sec, 0, tcp.Established, tcp.CloseWait)).Owner; got != holder {
 		t.Errorf("owner %+v, want the first holder %+v", got, holder)
 	}
 	last := tr(4*sec, 3*sec, tcp.CloseWait, tcp.LastAck)
 	last.Owner = worker
-	if got := table.Apply(last).Owner; got != worker {
+	if got := applied(table, last).Owner; got != worker {
 		t.Errorf("owner %+v, want who closed %+v", got, worker)
 	}
-	if got := table.Apply(tr(5*sec, 4*sec, tcp.LastAck, tcp.Close)).Owner; got != worker {
+	if got := applied(table, tr(5*sec, 4*sec, tcp.LastAck, tcp.Close)).Owner; got != worker {
 		t.Errorf("owner %+v, want still %+v", got, worker)
 	}
 }
@@ -130,11 +138,11 @@ func TestListenerOwnerGivesWay(t *testing.T) {
 	table := NewTable(10)
 	in := tr(sec, 0, tcp.SynRecv, tcp.Established)
 	in.Owner = nginx
-	table.Apply(in)
+	applied(table, in)
 	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder})
 	next := tr(2*sec, sec, tcp.Established, tcp.CloseWait)
 	next.Owner = nginx // all that the kernel knows
-	if got := table.Apply(next).Owner; got != holder {
+	if got := applied(table, next).Owner; got != holder {
 		t.Errorf("owner %+v, want the holder %+v", got, holder)
 	}
 }
@@ -143,23 +151,23 @@ func TestListenerKeepsItsOwner(t *testing.T) {
 	table := NewTable(10)
 	in := tr(sec, 0, tcp.Close, tcp.Listen)
 	in.Owner = nginx
-	table.Apply(in)
+	applied(table, in)
 	table.AddHolder(&event.Holder{Cookie: cookie, Owner: holder}) // it was inherited
 	last := tr(2*sec, sec, tcp.Listen, tcp.Close)
 	last.Owner = nginx
-	if got := table.Apply(last).Owner; got != nginx {
+	if got := applied(table, last).Owner; got != nginx {
 		t.Errorf("owner %+v, want who listens %+v", got, nginx)
 	}
 }
 
 func TestDumpAfterEvents(t *testing.T) {
 	table := NewTable(10)
-	table.Apply(tr(5*sec, 4*sec, tcp.Established, tcp.CloseWait))
+	applied(table, tr(5*sec, 4*sec, tcp.Established, tcp.CloseWait))
 	table.AddExisting(existing(tcp.Established, 3*sec, 4*sec))
 	if got := table.conns[cookie].state; got != tcp.CloseWait {
 		t.Errorf("the dump changed the state to %v", got)
 	}
-	table.Apply(tr(6*sec, 5*sec, tcp.CloseWait, tcp.Close))
+	applied(table, tr(6*sec, 5*sec, tcp.CloseWait, tcp.Close))
 	table.AddExisting(existing(tcp.CloseWait, 3*sec, 7*sec))
 	if len(table.conns) != 0 {
 		t.Error("a dump that began before the end brought the socket back")
@@ -189,7 +197,7 @@ func TestWhatEndsUntoldIsNotKept(t *testing.T) {
 func TestForget(t *testing.T) {
 	table := NewTable(10)
 	table.AddExisting(existing(tcp.Established, sec, 2*sec))
-	if got := table.Apply(tr(5*sec, 0, tcp.Established, tcp.CloseWait)).InState; got != (Span{3 * sec, AtLeast}) {
+	if got := applied(table, tr(5*sec, 0, tcp.Established, tcp.CloseWait)).InState; got != (Span{3 * sec, AtLeast}) {
 		t.Errorf("in state %+v", got)
 	}
 	table.Forget(cookie)
@@ -203,7 +211,7 @@ func TestFull(t *testing.T) {
 	for c := range uint64(5) {
 		in := tr(sec, 0, tcp.Close, tcp.SynSent)
 		in.Cookie = c + 1
-		table.Apply(in)
+		applied(table, in)
 	}
 	if len(table.conns) != 2 || table.Evicted() != 3 {
 		t.Errorf("%d kept and %d counted, want 2 and 3", len(table.conns), table.Evicted())
@@ -213,20 +221,64 @@ func TestFull(t *testing.T) {
 // Tombstones are bounded: the oldest gives way.
 func TestTombstones(t *testing.T) {
 	var s tombstones
-	for c := range uint64(2 * len(s.ring)) {
+	for c := range uint64(2 * len(s)) {
 		s.add(c+1, sec)
 	}
-	if len(s.at) != len(s.ring) || s.has(1, sec) || !s.has(uint64(2*len(s.ring)), sec) {
-		t.Errorf("%d tombstones, oldest %v, newest %v", len(s.at), s.has(1, sec), s.has(uint64(2*len(s.ring)), sec))
+	if s.has(1, sec) || !s.has(uint64(len(s)+1), sec) || !s.has(uint64(2*len(s)), sec) || s.has(uint64(2*len(s)), sec+1) {
+		t.Error("the last ones are remembered, and no others")
 	}
 }
 
+// BenchmarkApply plays connections that begin and end, two sockets with five changes each,
+// while so many others are there.
 func BenchmarkApply(b *testing.B) {
+	for _, live := range []int{0, 1_000, 10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			table := NewTable(MaxConns)
+			begin := heap()
+			var ch Change
+			for c := range live {
+				in := tr(sec, 1, tcp.SynSent, tcp.Established)
+				in.Cookie = uint64(c) + 1
+				table.Apply(in, &ch)
+			}
+			size := heap() - begin
+			path := []tcp.State{tcp.Close, tcp.SynSent, tcp.Established, tcp.FinWait1, tcp.FinWait2, tcp.Close}
+			in := tr(sec, 1, tcp.Close, tcp.SynSent)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; i++ {
+				step := i / 2 % 5
+				in.Cookie = uint64(live + i/10*2 + i%2 + 1)
+				in.From, in.To = path[step], path[step+1]
+				in.Mono++
+				table.Apply(in, &ch)
+			}
+			if live > 0 {
+				b.ReportMetric(float64(size)/float64(live), "bytes/connection")
+			}
+		})
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestApplyAllocatesNothing(t *testing.T) {
 	table := NewTable(MaxConns)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		in := tr(time.Duration(i), 1, tcp.Established, tcp.CloseWait)
-		in.Cookie = uint64(i%100_000) + 1
-		table.Apply(in)
+	var ch Change
+	in := tr(sec, 1, tcp.Close, tcp.SynSent)
+	if n := testing.AllocsPerRun(100_000, func() {
+		in.Cookie++
+		in.From, in.To = tcp.Close, tcp.SynSent
+		table.Apply(in, &ch)
+		in.From, in.To = tcp.SynSent, tcp.Close
+		table.Apply(in, &ch)
+	}); n != 0 {
+		t.Errorf("%v allocations a connection", n)
 	}
 }

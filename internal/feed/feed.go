@@ -6,6 +6,7 @@ package feed
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"afterfin/internal/clock"
@@ -166,9 +167,9 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 		return nil, 0, err
 	}
 	f.offset = clock.Real() - clock.Mono()
-	f.changes = f.changes[:0]
+	f.changes = slices.Grow(f.changes[:0], n)[:n]
 	for i := range f.raw[:n] {
-		f.changes = append(f.changes, f.table.Apply(&f.raw[i]))
+		f.table.Apply(&f.raw[i], &f.changes[i])
 		if f.partial {
 			f.table.Forget(f.raw[i].Cookie)
 		}
@@ -177,13 +178,17 @@ func (f *Feed) Next() (changes []conn.Change, read int, err error) {
 	if err := f.resolve(time.Now()); err != nil {
 		return nil, 0, err
 	}
-	kept := f.changes[:0]
+	kept := 0
 	for i := range f.changes {
-		if f.filter.Match(&f.changes[i].Transition) {
-			kept = append(kept, f.changes[i])
+		if !f.filter.Match(&f.changes[i].Transition) {
+			continue
 		}
+		if kept < i { // they are large
+			f.changes[kept] = f.changes[i]
+		}
+		kept++
 	}
-	return kept, n, nil
+	return f.changes[:kept], n, nil
 }
 
 // Tracer is what the feed reads, for what passes beside the changes: where sockets were

@@ -77,11 +77,11 @@ func appendDuration(b []byte, d time.Duration, digits int) []byte {
 	case d < time.Microsecond:
 		return append(strconv.AppendInt(b, int64(d), 10), " ns"...)
 	case d < 999500*time.Nanosecond:
-		return append(appendFloat(b, float64(d)/1e3, digits), " µs"...)
+		return append(appendFixed(b, int64(d), int64(time.Microsecond), digits), " µs"...)
 	case d < 999500*time.Microsecond:
-		return append(appendFloat(b, float64(d)/1e6, digits), " ms"...)
+		return append(appendFixed(b, int64(d), int64(time.Millisecond), digits), " ms"...)
 	case d < 100*time.Second:
-		return append(appendFloat(b, float64(d)/1e9, digits), " s"...)
+		return append(appendFixed(b, int64(d), int64(time.Second), digits), " s"...)
 	case d < time.Hour:
 		return fmt.Appendf(b, "%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
 	case d < 24*time.Hour:
@@ -99,30 +99,43 @@ func roundDown(d time.Duration) time.Duration {
 	return d / step * step
 }
 
-func appendFloat(b []byte, v float64, digits int) []byte {
-	decimals := digits - 1
-	for limit := 9.995; v >= limit && decimals > 0; limit *= 10 {
-		decimals--
+// appendFixed writes what n is in a unit, in so many digits, the last one rounded.
+func appendFixed(b []byte, n, unit int64, digits int) []byte {
+	limit, scale := int64(1), int64(1)
+	for range digits {
+		limit *= 10
 	}
-	return strconv.AppendFloat(b, v, 'f', decimals, 64)
+	decimals := digits - 1
+	for range decimals {
+		scale *= 10
+	}
+	for decimals > 0 && (n*scale+unit/2)/unit >= limit { // that would be a digit too many
+		decimals--
+		scale /= 10
+	}
+	n = (n*scale + unit/2) / unit
+	b = strconv.AppendUint(b, uint64(n/scale), 10)
+	if decimals == 0 {
+		return b
+	}
+	return appendDigits(append(b, '.'), uint64(n%scale), decimals)
 }
+
+const spaces = "                                                                                                    "
 
 func pad(b []byte, n int) []byte {
-	for ; n > 0; n-- {
-		b = append(b, ' ')
+	for ; n > len(spaces); n -= len(spaces) {
+		b = append(b, spaces...)
 	}
-	return b
+	return append(b, spaces[:max(n, 0)]...)
 }
 
-// column pads to a width in characters, not bytes.
-func column(b []byte, width int, fill func([]byte) []byte) []byte {
-	begin := len(b)
-	b = fill(b)
-	n := 0
-	for _, c := range b[begin:] {
+// characters are what a text takes in a terminal, bytes may be more.
+func characters(b []byte) (n int) {
+	for _, c := range b {
 		if c&0xc0 != 0x80 { // not a continuation byte
 			n++
 		}
 	}
-	return pad(b, width-n)
+	return n
 }
