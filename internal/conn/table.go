@@ -148,7 +148,7 @@ func (t *Table) learn(ch *Change, c *entry) {
 		return
 	case c != nil && c.precedes(ch):
 		return
-	case ch.To == tcp.Close:
+	case ch.To == tcp.Close, ch.To == tcp.TimeWait: // what is to tell of a mini-socket the kernel side knows
 		if c != nil {
 			t.drop(ch.Cookie, c)
 		}

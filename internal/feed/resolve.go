@@ -19,6 +19,7 @@ type budget struct {
 
 const (
 	share     = 100
+	fruitless = 4 // what a walk that found nobody counts more
 	maxCredit = 50 * time.Millisecond
 )
 
@@ -35,17 +36,18 @@ func (b *budget) spent(took time.Duration) { b.credit -= took }
 // listener's owner, or nobody. The walk also tells the kernel, so that the next
 // row of the same socket needs none.
 func (f *Feed) resolve(now time.Time) error {
-	var open map[uint64]event.Owner
-	for i := range f.changes {
-		if unresolved(&f.changes[i]) {
-			if open == nil {
-				open = make(map[uint64]event.Owner)
-			}
-			open[f.changes[i].Cookie] = event.Owner{}
-		}
+	first := 0
+	for first < len(f.changes) && !unresolved(&f.changes[first]) {
+		first++
 	}
-	if open == nil || !f.walk.allows(now) {
+	if first == len(f.changes) || !f.walk.allows(now) {
 		return nil
+	}
+	open := make(map[uint64]event.Owner)
+	for i := range f.changes[first:] {
+		if ch := &f.changes[first+i]; unresolved(ch) {
+			open[ch.Cookie] = event.Owner{}
+		}
 	}
 	err := f.tracer.Holders(func(h *event.Holder) {
 		f.table.AddHolder(h)
@@ -53,17 +55,18 @@ func (f *Feed) resolve(now time.Time) error {
 			open[h.Cookie] = h.Owner
 		}
 	})
-	f.walk.spent(time.Since(now))
-	if err != nil {
-		return err
-	}
+	took, helped := time.Since(now), false
 	for i := range f.changes {
 		ch := &f.changes[i]
 		if o := open[ch.Cookie]; o.PID != 0 && unresolved(ch) {
-			ch.Owner = o
+			ch.Owner, helped = o, true
 		}
 	}
-	return nil
+	if !helped { // sockets so short-lived are not found
+		took *= fruitless
+	}
+	f.walk.spent(took)
+	return err
 }
 
 // unresolved: there is a file, so somebody holds it, and the row does not say who.

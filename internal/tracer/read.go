@@ -20,7 +20,7 @@ const (
 	PollInterval = 50 * time.Millisecond
 
 	// RestInterval is the same when nothing has come for a second. Then the next event does
-	// wake us, so it waits no longer, and a host where little happens pays little.
+	// wake us, so it waits no time at all, and a host where little happens pays little.
 	RestInterval = 200 * time.Millisecond
 
 	restAfter = int(time.Second / PollInterval) // reads
