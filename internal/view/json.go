@@ -4,7 +4,6 @@
 package view
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/netip"
@@ -28,21 +27,20 @@ type Summary struct {
 	Elapsed     time.Duration
 }
 
+const rfc3339ns = "2006-01-02T15:04:05.000000000Z07:00"
+
 // JSON writes JSON Lines by the contract in docs/json.md. Errors of the writer
 // come back from Flush.
-type JSON struct {
-	output
-	times timesOfDay // of UTC
-}
+type JSON struct{ output }
 
 // NewJSON writes to w, in pieces of about 64 KiB and at Flush.
-func NewJSON(w io.Writer) *JSON { return &JSON{output: newOutput(w)} }
+func NewJSON(w io.Writer) *JSON { return &JSON{newOutput(w)} }
 
 // Change writes one row. It allocates nothing.
 func (j *JSON) Change(ch *conn.Change, wall time.Time) {
 	b := append(j.buf, `{"time":"`...)
-	b = j.times.append(b, wall.UTC(), "2006-01-02T15:04:05.", 9)
-	b = appendInt(append(b, `Z","mono_ns":`...), int64(ch.Mono))
+	b = wall.UTC().AppendFormat(b, rfc3339ns)
+	b = appendInt(append(b, `","mono_ns":`...), int64(ch.Mono))
 	b = append(b, `,"event":"transition","netns":`...)
 	b = appendUint(b, uint64(ch.NetNS))
 	b = appendOrNull(append(b, `,"cookie":`...), ch.Cookie)
@@ -171,9 +169,6 @@ func errnoName(errno uint16) string {
 func appendString(b, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
-	if plain(s) && bytes.IndexByte(s, '"') < 0 && bytes.IndexByte(s, '\\') < 0 {
-		return append(append(b, s...), '"')
-	}
 	for len(s) > 0 {
 		r, size := utf8.DecodeRune(s)
 		switch {

@@ -41,7 +41,6 @@ type TextOptions struct {
 type Text struct {
 	output
 	opt    TextOptions
-	times  timesOfDay
 	second time.Time // the one being counted
 	shown  int       // rows in it
 	hidden uint64    // rows left out of it
@@ -66,7 +65,7 @@ func (t *Text) Change(ch *conn.Change, wall time.Time) {
 		t.total++
 		return
 	}
-	b := t.times.append(t.buf, wall, "15:04:05.", 3)
+	b := wall.AppendFormat(t.buf, "15:04:05.000")
 	b = appendOwnerColumns(append(b, ' '), &ch.Owner)
 	b = t.appendTuple(append(b, ' '), ch.Tuple)
 	b = t.appendChange(append(b, ' '), ch)
@@ -93,29 +92,18 @@ func (t *Text) tellHidden() {
 }
 
 func appendOwnerColumns(b []byte, o *event.Owner) []byte {
-	var room [colPID + 3]byte // a pid has 10 digits at most
-	pid := append(room[:0], '-')
+	pid, comm := "-", []byte("-")
 	if o.PID != 0 {
-		pid = strconv.AppendUint(room[:0], uint64(o.PID), 10)
+		pid, comm = strconv.FormatUint(uint64(o.PID), 10), o.Comm.Bytes()
 	}
 	b = pad(b, colPID-len(pid))
 	b = append(append(b, pid...), ' ')
-	begin := len(b)
-	if o.PID != 0 {
-		b = appendPrintable(b, o.Comm.Bytes())
-	} else {
-		b = append(b, '-')
-	}
-	b = pad(b, colComm-characters(b[begin:]))
-	how := o.How.String()
-	return pad(append(append(b, ' '), how...), colHow-len(how))
+	b = column(b, colComm, func(b []byte) []byte { return appendPrintable(b, comm) })
+	return column(append(b, ' '), colHow, func(b []byte) []byte { return append(b, o.How.String()...) })
 }
 
 // appendPrintable: a process may call itself anything, escape sequences included.
 func appendPrintable(b, comm []byte) []byte {
-	if plain(comm) {
-		return append(b, comm...)
-	}
 	for _, r := range string(comm) {
 		if !strconv.IsPrint(r) || r == utf8.RuneError {
 			r = '?'
@@ -123,16 +111,6 @@ func appendPrintable(b, comm []byte) []byte {
 		b = utf8.AppendRune(b, r)
 	}
 	return b
-}
-
-// plain: ASCII that is printed as it is, as in most names.
-func plain(name []byte) bool {
-	for _, c := range name {
-		if c < ' ' || c > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // appendTuple puts the remote on a line of its own, right-aligned, if the pair is too long.
@@ -208,9 +186,6 @@ func appendInState(b []byte, s conn.Span) []byte {
 
 // appendNotes adds a line with what is out of the ordinary.
 func (t *Text) appendNotes(b []byte, ch *conn.Change) []byte {
-	if ch.NetNS == t.opt.NetNS && ch.Cause <= event.CauseUnknown && ch.SkErr == 0 && ch.From != tcp.TimeWait && ch.Accepted != event.AcceptedNo {
-		return b // most rows
-	}
 	sep := ""
 	note := func(format string, args ...any) {
 		if sep == "" {
@@ -240,7 +215,7 @@ func (t *Text) appendNotes(b []byte, ch *conn.Change) []byte {
 
 // Lost writes a line within the stream: what is missing is missing here.
 func (t *Text) Lost(lost event.Lost, _ time.Duration, wall time.Time) {
-	b := t.times.append(t.buf, wall, "15:04:05.", 3)
+	b := wall.AppendFormat(t.buf, "15:04:05.000")
 	t.line(append(append(b, " LOST so far: "...), LostText(lost)...))
 }
 

@@ -77,11 +77,11 @@ func appendDuration(b []byte, d time.Duration, digits int) []byte {
 	case d < time.Microsecond:
 		return append(strconv.AppendInt(b, int64(d), 10), " ns"...)
 	case d < 999500*time.Nanosecond:
-		return append(appendFixed(b, int64(d), int64(time.Microsecond), digits), " µs"...)
+		return append(appendFloat(b, float64(d)/1e3, digits), " µs"...)
 	case d < 999500*time.Microsecond:
-		return append(appendFixed(b, int64(d), int64(time.Millisecond), digits), " ms"...)
+		return append(appendFloat(b, float64(d)/1e6, digits), " ms"...)
 	case d < 100*time.Second:
-		return append(appendFixed(b, int64(d), int64(time.Second), digits), " s"...)
+		return append(appendFloat(b, float64(d)/1e9, digits), " s"...)
 	case d < time.Hour:
 		return fmt.Appendf(b, "%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
 	case d < 24*time.Hour:
@@ -99,43 +99,30 @@ func roundDown(d time.Duration) time.Duration {
 	return d / step * step
 }
 
-// appendFixed writes what n is in a unit, in so many digits, the last one rounded.
-func appendFixed(b []byte, n, unit int64, digits int) []byte {
-	limit, scale := int64(1), int64(1)
-	for range digits {
-		limit *= 10
-	}
+func appendFloat(b []byte, v float64, digits int) []byte {
 	decimals := digits - 1
-	for range decimals {
-		scale *= 10
-	}
-	for decimals > 0 && (n*scale+unit/2)/unit >= limit { // that would be a digit too many
+	for limit := 9.995; v >= limit && decimals > 0; limit *= 10 {
 		decimals--
-		scale /= 10
 	}
-	n = (n*scale + unit/2) / unit
-	b = strconv.AppendUint(b, uint64(n/scale), 10)
-	if decimals == 0 {
-		return b
-	}
-	return appendDigits(append(b, '.'), uint64(n%scale), decimals)
+	return strconv.AppendFloat(b, v, 'f', decimals, 64)
 }
-
-const spaces = "                                                                                                    "
 
 func pad(b []byte, n int) []byte {
-	for ; n > len(spaces); n -= len(spaces) {
-		b = append(b, spaces...)
+	for ; n > 0; n-- {
+		b = append(b, ' ')
 	}
-	return append(b, spaces[:max(n, 0)]...)
+	return b
 }
 
-// characters are what a text takes in a terminal, bytes may be more.
-func characters(b []byte) (n int) {
-	for _, c := range b {
+// column pads to a width in characters, not bytes.
+func column(b []byte, width int, fill func([]byte) []byte) []byte {
+	begin := len(b)
+	b = fill(b)
+	n := 0
+	for _, c := range b[begin:] {
 		if c&0xc0 != 0x80 { // not a continuation byte
 			n++
 		}
 	}
-	return n
+	return pad(b, width-n)
 }
