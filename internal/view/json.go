@@ -27,20 +27,23 @@ type Summary struct {
 	Elapsed     time.Duration
 }
 
-const rfc3339ns = "2006-01-02T15:04:05.000000000Z07:00"
-
 // JSON writes JSON Lines by the contract in docs/json.md. Errors of the writer
 // come back from Flush.
-type JSON struct{ output }
+type JSON struct {
+	output
+	clock clock
+}
 
 // NewJSON writes to w, in pieces of about 64 KiB and at Flush.
-func NewJSON(w io.Writer) *JSON { return &JSON{newOutput(w)} }
+func NewJSON(w io.Writer) *JSON {
+	return &JSON{output: newOutput(w), clock: clock{layout: "2006-01-02T15:04:05", one: 1e9}}
+}
 
 // Change writes one row. It allocates nothing.
 func (j *JSON) Change(ch *conn.Change, wall time.Time) {
 	b := append(j.buf, `{"time":"`...)
-	b = wall.UTC().AppendFormat(b, rfc3339ns)
-	b = appendInt(append(b, `","mono_ns":`...), int64(ch.Mono))
+	b = j.clock.append(b, wall.UTC())
+	b = appendInt(append(b, `Z","mono_ns":`...), int64(ch.Mono))
 	b = append(b, `,"event":"transition","netns":`...)
 	b = appendUint(b, uint64(ch.NetNS))
 	b = appendOrNull(append(b, `,"cookie":`...), ch.Cookie)
@@ -170,6 +173,14 @@ func appendString(b, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	for len(s) > 0 {
+		plain := 0
+		for plain < len(s) && s[plain] >= ' ' && s[plain] <= '~' && s[plain] != '"' && s[plain] != '\\' {
+			plain++
+		}
+		b, s = append(b, s[:plain]...), s[plain:]
+		if len(s) == 0 {
+			break
+		}
 		r, size := utf8.DecodeRune(s)
 		switch {
 		case r == utf8.RuneError && size == 1:

@@ -41,6 +41,7 @@ type TextOptions struct {
 type Text struct {
 	output
 	opt    TextOptions
+	clock  clock
 	second time.Time // the one being counted
 	shown  int       // rows in it
 	hidden uint64    // rows left out of it
@@ -49,7 +50,7 @@ type Text struct {
 
 // NewText writes to w, in pieces of about 64 KiB and at Flush, a heading first.
 func NewText(w io.Writer, opt TextOptions) *Text {
-	t := &Text{output: newOutput(w), opt: opt}
+	t := &Text{output: newOutput(w), opt: opt, clock: clock{layout: time.TimeOnly, one: 1e3}}
 	t.buf = fmt.Appendf(t.buf, "%-12s %*s %-*s %-*s %-*s %-*s %-*s %s\n", "TIME", colPID, "PID", colComm, "COMM",
 		colHow, "HOW", colAddr, "LOCAL", colAddr, "REMOTE", colChange, "OLDSTATE→NEWSTATE", "IN OLD")
 	return t
@@ -65,7 +66,7 @@ func (t *Text) Change(ch *conn.Change, wall time.Time) {
 		t.total++
 		return
 	}
-	b := wall.AppendFormat(t.buf, "15:04:05.000")
+	b := t.clock.append(t.buf, wall)
 	b = appendOwnerColumns(append(b, ' '), &ch.Owner)
 	b = t.appendTuple(append(b, ' '), ch.Tuple)
 	b = t.appendChange(append(b, ' '), ch)
@@ -92,19 +93,28 @@ func (t *Text) tellHidden() {
 }
 
 func appendOwnerColumns(b []byte, o *event.Owner) []byte {
-	pid, comm := "-", []byte("-")
+	var room [20]byte
+	pid, comm := append(room[:0], '-'), []byte("-")
 	if o.PID != 0 {
-		pid, comm = strconv.FormatUint(uint64(o.PID), 10), o.Comm.Bytes()
+		pid, comm = appendUint(room[:0], uint64(o.PID)), o.Comm.Bytes()
 	}
 	b = pad(b, colPID-len(pid))
 	b = append(append(b, pid...), ' ')
-	b = column(b, colComm, func(b []byte) []byte { return appendPrintable(b, comm) })
-	return column(append(b, ' '), colHow, func(b []byte) []byte { return append(b, o.How.String()...) })
+	begin := len(b)
+	b = appendPrintable(b, comm)
+	b = pad(b, colComm-utf8.RuneCount(b[begin:]))
+	how := o.How.String()
+	return pad(append(append(b, ' '), how...), colHow-len(how))
 }
 
 // appendPrintable: a process may call itself anything, escape sequences included.
 func appendPrintable(b, comm []byte) []byte {
-	for _, r := range string(comm) {
+	plain := 0
+	for plain < len(comm) && comm[plain] >= ' ' && comm[plain] <= '~' {
+		plain++
+	}
+	b = append(b, comm[:plain]...)
+	for _, r := range string(comm[plain:]) {
 		if !strconv.IsPrint(r) || r == utf8.RuneError {
 			r = '?'
 		}
@@ -186,36 +196,35 @@ func appendInState(b []byte, s conn.Span) []byte {
 
 // appendNotes adds a line with what is out of the ordinary.
 func (t *Text) appendNotes(b []byte, ch *conn.Change) []byte {
-	sep := ""
-	note := func(format string, args ...any) {
-		if sep == "" {
-			b = pad(append(b, '\n'), colNotes)
+	begin := len(b)
+	next := func(b []byte) []byte {
+		if len(b) == begin {
+			return pad(append(b, '\n'), colNotes)
 		}
-		b = fmt.Appendf(append(b, sep...), format, args...)
-		sep = ", "
+		return append(b, ", "...)
 	}
 	if ch.Cause > event.CauseUnknown && ch.Cause != event.CauseExpired {
-		note("%s", ch.Cause)
+		b = append(next(b), ch.Cause.String()...)
 	}
 	if ch.SkErr != 0 {
-		note("%s", errnoName(ch.SkErr))
+		b = append(next(b), errnoName(ch.SkErr)...)
 	}
 	if ch.From == tcp.TimeWait && ch.Restarts != 0 && ch.Restarts != event.RestartsUnknown {
-		note("2MSL restarts: %d", ch.Restarts)
+		b = appendUint(append(next(b), "2MSL restarts: "...), uint64(ch.Restarts))
 	}
 	if ch.Accepted == event.AcceptedNo && ch.To != tcp.SynRecv && ch.To != tcp.Established {
-		note("never accepted")
+		b = append(next(b), "never accepted"...)
 	}
 	if ch.NetNS != t.opt.NetNS {
 		t.opt.NetNS = ch.NetNS
-		note("netns %d", ch.NetNS)
+		b = appendUint(append(next(b), "netns "...), uint64(ch.NetNS))
 	}
 	return b
 }
 
 // Lost writes a line within the stream: what is missing is missing here.
 func (t *Text) Lost(lost event.Lost, _ time.Duration, wall time.Time) {
-	b := wall.AppendFormat(t.buf, "15:04:05.000")
+	b := t.clock.append(t.buf, wall)
 	t.line(append(append(b, " LOST so far: "...), LostText(lost)...))
 }
 

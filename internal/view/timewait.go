@@ -344,11 +344,11 @@ func rate(perSecond float64) string {
 func Bytes(n uint64) string {
 	switch {
 	case n >= 1e9:
-		return string(appendFloat(nil, float64(n)/1e9, 3)) + " GB"
+		return string(appendScaled(nil, n, 1e9, 3)) + " GB"
 	case n >= 1e6:
-		return string(appendFloat(nil, float64(n)/1e6, 3)) + " MB"
+		return string(appendScaled(nil, n, 1e6, 3)) + " MB"
 	case n >= 1e3:
-		return string(appendFloat(nil, float64(n)/1e3, 3)) + " kB"
+		return string(appendScaled(nil, n, 1e3, 3)) + " kB"
 	}
 	return strconv.FormatUint(n, 10) + " B"
 }

@@ -275,25 +275,3 @@ func TestFlushGivesTheWritersError(t *testing.T) {
 		t.Errorf("text: %v", err)
 	}
 }
-
-func BenchmarkJSONChange(b *testing.B) {
-	w := NewJSON(discard{})
-	benchmark(b, w.Change)
-}
-
-func BenchmarkTextChange(b *testing.B) {
-	w := NewText(discard{}, TextOptions{NetNS: 4026531840})
-	benchmark(b, w.Change)
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-
-func benchmark(b *testing.B, write func(*conn.Change, time.Time)) {
-	ch := change("10.0.0.5:43210", "10.0.4.9:443", tcp.SynSent, tcp.Established)
-	b.ReportAllocs()
-	for b.Loop() {
-		write(&ch, noon)
-	}
-}

@@ -75,54 +75,73 @@ func appendDuration(b []byte, d time.Duration, digits int) []byte {
 	case d < 0:
 		return append(b, '?')
 	case d < time.Microsecond:
-		return append(strconv.AppendInt(b, int64(d), 10), " ns"...)
+		return append(appendUint(b, uint64(d)), " ns"...)
 	case d < 999500*time.Nanosecond:
-		return append(appendFloat(b, float64(d)/1e3, digits), " µs"...)
+		return append(appendScaled(b, uint64(d), 1e3, digits), " µs"...)
 	case d < 999500*time.Microsecond:
-		return append(appendFloat(b, float64(d)/1e6, digits), " ms"...)
+		return append(appendScaled(b, uint64(d), 1e6, digits), " ms"...)
 	case d < 100*time.Second:
-		return append(appendFloat(b, float64(d)/1e9, digits), " s"...)
+		return append(appendScaled(b, uint64(d), 1e9, digits), " s"...)
 	case d < time.Hour:
-		return fmt.Appendf(b, "%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+		return appendPair(b, d, time.Minute, 'm', time.Second, 's')
 	case d < 24*time.Hour:
-		return fmt.Appendf(b, "%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+		return appendPair(b, d, time.Hour, 'h', time.Minute, 'm')
 	}
-	return fmt.Appendf(b, "%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	return appendPair(b, d, 24*time.Hour, 'd', time.Hour, 'h')
+}
+
+// appendPair writes d in a large unit, and in two digits what is left in a small one.
+func appendPair(b []byte, d, large time.Duration, name byte, small time.Duration, smallName byte) []byte {
+	b = appendPadded(appendUint(b, uint64(d/large)), name, uint64(d%large/small), 100)
+	return append(b, smallName)
 }
 
 // roundDown keeps the two digits that are shown: a lower bound must not be rounded up.
 func roundDown(d time.Duration) time.Duration {
+	if d >= 100*time.Second {
+		return d
+	}
 	step := time.Duration(1)
-	for d/step >= 100 && d < 100*time.Second {
+	for d >= 100*step {
 		step *= 10
 	}
-	return d / step * step
+	return d - d%step
 }
 
-func appendFloat(b []byte, v float64, digits int) []byte {
+// appendScaled writes n in a unit of 1,000 or a larger power of ten. It rounds in whole
+// numbers, as to print a float is slow; an exact half goes where the float goes.
+func appendScaled(b []byte, n, unit uint64, digits int) []byte {
 	decimals := digits - 1
-	for limit := 9.995; v >= limit && decimals > 0; limit *= 10 {
+	for limit := unit / 1000 * 9995; n >= limit && decimals > 0; limit *= 10 {
 		decimals--
 	}
-	return strconv.AppendFloat(b, v, 'f', decimals, 64)
+	one := uint64(1) // in the last digit shown
+	for range decimals {
+		one *= 10
+	}
+	last := unit / one
+	shown, rest := n/last, n%last
+	switch {
+	case 2*rest == last:
+		return strconv.AppendFloat(b, float64(n)/float64(unit), 'f', decimals, 64)
+	case 2*rest > last:
+		shown++
+	}
+	if decimals == 0 {
+		return appendUint(b, shown)
+	}
+	return appendPadded(appendUint(b, shown/one), '.', shown%one, one)
 }
 
-func pad(b []byte, n int) []byte {
-	for ; n > 0; n-- {
-		b = append(b, ' ')
-	}
+// appendPadded writes mark, and n with as many digits as one, a power of ten, has zeros.
+func appendPadded(b []byte, mark byte, n, one uint64) []byte {
+	at := len(b)
+	b = appendUint(b, one+n)
+	b[at] = mark // instead of the leading 1
 	return b
 }
 
-// column pads to a width in characters, not bytes.
-func column(b []byte, width int, fill func([]byte) []byte) []byte {
-	begin := len(b)
-	b = fill(b)
-	n := 0
-	for _, c := range b[begin:] {
-		if c&0xc0 != 0x80 { // not a continuation byte
-			n++
-		}
-	}
-	return pad(b, width-n)
+func pad(b []byte, n int) []byte {
+	const spaces = "                                                                                          "
+	return append(b, spaces[:max(0, min(n, len(spaces)))]...)
 }
