@@ -6,7 +6,6 @@ package view
 import (
 	"encoding/json"
 	"io"
-	"net/netip"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -31,12 +30,14 @@ type Summary struct {
 // come back from Flush.
 type JSON struct {
 	output
-	clock clock
+	clock  clock
+	owners owners
+	ends   ends
 }
 
 // NewJSON writes to w, in pieces of about 64 KiB and at Flush.
 func NewJSON(w io.Writer) *JSON {
-	return &JSON{output: newOutput(w), clock: clock{layout: "2006-01-02T15:04:05", one: 1e9}}
+	return &JSON{output: newOutput(w), clock: clock{layout: "2006-01-02T15:04:05", one: 1e9}, owners: owners{write: appendOwner}}
 }
 
 // Change writes one row. It allocates nothing.
@@ -51,9 +52,9 @@ func (j *JSON) Change(ch *conn.Change, wall time.Time) {
 	b = append(b, `,"family":"`...)
 	b = append(b, family(ch)...)
 	b = append(b, `","local":"`...)
-	b = appendAddrPort(b, ch.Tuple.Local)
+	b = j.ends.append(b, ch.Tuple.Local)
 	b = append(b, `","remote":"`...)
-	b = appendAddrPort(b, ch.Tuple.Remote)
+	b = j.ends.append(b, ch.Tuple.Remote)
 	b = append(b, `","from":"`...)
 	b = append(b, ch.From.String()...)
 	b = append(b, `","to":"`...)
@@ -62,7 +63,7 @@ func (j *JSON) Change(ch *conn.Change, wall time.Time) {
 	b = appendSpan(b, ch.InState, conn.Exact)
 	b = append(b, `,"in_state_min_ns":`...)
 	b = appendSpan(b, ch.InState, conn.AtLeast)
-	b = appendOwner(append(b, `,"owner":`...), &ch.Owner)
+	b = j.owners.append(append(b, `,"owner":`...), &ch.Owner)
 	b = append(b, `,"accepted":`...)
 	b = append(b, [...]string{"null", "false", "true"}[ch.Accepted]...)
 	b = append(b, `,"side":`...)
@@ -144,8 +145,6 @@ func appendOwner(b []byte, o *event.Owner) []byte {
 	b = append(append(b, `,"how":"`...), o.How.String()...)
 	return append(b, `"}`...)
 }
-
-func appendAddrPort(b []byte, a netip.AddrPort) []byte { return a.AppendTo(b) }
 
 func appendCause(b []byte, c event.Cause) []byte {
 	if c == event.CauseNone {

@@ -44,28 +44,30 @@ func traffic() []conn.Change {
 	refused.SkErr, refused.Cause = 111, event.CauseReset
 	lives = append(lives, []conn.Change{step(tcp.Close, tcp.SynSent, conn.Unknown, 0), refused})
 
-	var rows []conn.Change
-	for i, ends := range [][2]string{
+	ends := [][2]string{
 		{"10.0.0.5:43210", "10.0.4.9:443"}, {"192.168.178.24:8080", "203.0.113.77:51234"}, {"127.0.0.1:6379", "127.0.0.1:40022"},
 		{"10.128.14.201:33848", "10.0.9.3:6379"}, {"172.17.0.2:80", "172.17.0.1:60404"}, {"10.0.0.5:0", "10.0.4.10:443"},
 		{"[::ffff:10.0.0.5]:80", "[::ffff:10.0.4.9]:443"}, {"[::1]:5432", "[::1]:38114"},
 		{"[2001:db8:85a3:8d3:1319:8a2e:370:7348]:43210", "[2001:db8:4::9]:443"}, {"[fe80::5054:ff:fe12:3456]:22", "[fe80::1]:50022"},
-	} {
-		for k, life := range lives {
-			how := []event.How{event.HowConnect, event.HowAccept, event.HowFD, event.HowListen}[(i+k)%4]
-			for _, ch := range life {
-				ch.Mono, ch.Cookie, ch.Inode = time.Duration(93_123_456_789_012+137*len(rows)), uint64(184_467+i*9+k), uint64(4_242_000+i)
-				ch.Tuple = tcp.Tuple{Local: netip.MustParseAddrPort(ends[0]), Remote: netip.MustParseAddrPort(ends[1])}
-				if ch.Owner.PID != 0 {
-					ch.Owner.How = how
-					copy(ch.Owner.Comm[:], []string{"nginx", "payment-api", "redis-server", "php-fpm", "größe"}[(i+k)%5])
+	}
+	var rows []conn.Change
+	for at := range 6 { // the steps of all lives among each other
+		for i, life := range lives {
+			if at >= len(life) {
+				continue
+			}
+			for k, pair := range ends {
+				ch := life[at]
+				ch.Mono, ch.Cookie, ch.Inode = time.Duration(93_123_456_789_012+137*len(rows)), uint64(184_467+k*9+i), uint64(4_242_000+k)
+				ch.Tuple = tcp.Tuple{Local: netip.MustParseAddrPort(pair[0]), Remote: netip.MustParseAddrPort(pair[1])}
+				ch.Owner = event.Owner{PID: uint32(4121 + 7*k), Start: 55_123_456_789, How: []event.How{event.HowConnect, event.HowAccept, event.HowFD, event.HowListen}[(i+k)%4]}
+				copy(ch.Owner.Comm[:], []string{"nginx", "payment-api", "redis-server", "php-fpm", "größe"}[k%5])
+				if len(rows)%16 == 0 { // nobody knows whose
+					ch.Owner = event.Owner{}
 				}
 				rows = append(rows, ch)
 			}
 		}
-	}
-	for i := 0; i < len(rows); i += 16 { // nobody knows whose
-		rows[i].Owner = event.Owner{}
 	}
 	return rows
 }
@@ -74,7 +76,6 @@ func step(from, to tcp.State, quality conn.Quality, in time.Duration) conn.Chang
 	ch := conn.Change{InState: conn.Span{D: in, Quality: quality}}
 	ch.From, ch.To, ch.NetNS = from, to, 4026531840
 	ch.Side, ch.Accepted = event.SideAccept, event.AcceptedYes
-	ch.Owner = event.Owner{PID: 4121, Start: 55_123_456_789}
 	return ch
 }
 

@@ -42,6 +42,8 @@ type Text struct {
 	output
 	opt    TextOptions
 	clock  clock
+	owners owners
+	ends   ends
 	second time.Time // the one being counted
 	shown  int       // rows in it
 	hidden uint64    // rows left out of it
@@ -50,7 +52,7 @@ type Text struct {
 
 // NewText writes to w, in pieces of about 64 KiB and at Flush, a heading first.
 func NewText(w io.Writer, opt TextOptions) *Text {
-	t := &Text{output: newOutput(w), opt: opt, clock: clock{layout: time.TimeOnly, one: 1e3}}
+	t := &Text{output: newOutput(w), opt: opt, clock: clock{layout: time.TimeOnly, one: 1e3}, owners: owners{write: appendOwnerColumns}}
 	t.buf = fmt.Appendf(t.buf, "%-12s %*s %-*s %-*s %-*s %-*s %-*s %s\n", "TIME", colPID, "PID", colComm, "COMM",
 		colHow, "HOW", colAddr, "LOCAL", colAddr, "REMOTE", colChange, "OLDSTATE→NEWSTATE", "IN OLD")
 	return t
@@ -67,7 +69,7 @@ func (t *Text) Change(ch *conn.Change, wall time.Time) {
 		return
 	}
 	b := t.clock.append(t.buf, wall)
-	b = appendOwnerColumns(append(b, ' '), &ch.Owner)
+	b = t.owners.append(append(b, ' '), &ch.Owner)
 	b = t.appendTuple(append(b, ' '), ch.Tuple)
 	b = t.appendChange(append(b, ' '), ch)
 	b = appendInState(append(b, ' '), ch.InState)
@@ -126,10 +128,10 @@ func appendPrintable(b, comm []byte) []byte {
 // appendTuple puts the remote on a line of its own, right-aligned, if the pair is too long.
 func (t *Text) appendTuple(b []byte, tuple tcp.Tuple) []byte {
 	begin := len(b)
-	b = appendEnd(b, tuple.Local)
+	b = t.appendEnd(b, tuple.Local)
 	local := len(b) - begin
 	var room [64]byte
-	remote := appendEnd(room[:0], tuple.Remote)
+	remote := t.appendEnd(room[:0], tuple.Remote)
 	switch {
 	case local <= colAddr && len(remote) <= colAddr:
 		b = pad(b, colAddr-local+1)
@@ -144,16 +146,15 @@ func (t *Text) appendTuple(b []byte, tuple tcp.Tuple) []byte {
 }
 
 // appendEnd shows an unknown port as ss does.
-func appendEnd(b []byte, a netip.AddrPort) []byte {
-	if a.Port() != 0 {
-		return a.AppendTo(b)
+func (t *Text) appendEnd(b []byte, end netip.AddrPort) []byte {
+	if !end.Addr().IsValid() && end.Port() == 0 {
+		return append(b, ":*"...)
 	}
-	if a.Addr().Is6() {
-		b = append(a.Addr().AppendTo(append(b, '[')), ']')
-	} else {
-		b = a.Addr().AppendTo(b)
+	b = t.ends.append(b, end)
+	if end.Port() == 0 {
+		b[len(b)-1] = '*'
 	}
-	return append(b, ":*"...)
+	return b
 }
 
 func (t *Text) appendChange(b []byte, ch *conn.Change) []byte {

@@ -317,4 +317,4 @@ func endInJSON(ch *conn.Change) timeWaitEnd {
 	}
 }
 
-func addrText(a netip.AddrPort) string { return string(appendAddrPort(nil, a)) }
+func addrText(a netip.AddrPort) string { return string(a.AppendTo(nil)) }
