@@ -6,13 +6,14 @@ SHELL   := /bin/bash
 GO      ?= go
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 ARGS    ?= watch
+BENCH   ?= .
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 export CGO_ENABLED := 0
 
 # Pinned: the committed objects in bpf/ come from this clang.
 CLANG_PACKAGES := clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev
 
-.PHONY: help run build generate lint fmt test vmtest kernels 2msl lab check bench clean tools
+.PHONY: help run build generate lint fmt test vmtest kernels 2msl lab check bench microbench clean tools benchtools
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -57,11 +58,20 @@ fmt: tools ## format Go and C
 	gofmt -w .
 	clang-format-19 -i bpf/*.c bpf/*.h
 
-bench: ## ns per decoded event, table entry and written row
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+bench: build benchtools ## what tracing costs, beside tcpstates, tcplife, bpftrace, perf and ss: docs/performance.md (20 minutes, a quiet machine)
+	$(GO) build -o bin/bench ./cmd/bench
+	$(SUDO) bin/bench -write docs/performance.md $(if $(filter command\ line,$(origin ARGS)),$(ARGS))
+
+microbench: ## ns for each run of a BPF program, decoded event, table entry, written row and look (BENCH=Apply picks)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(if $(SUDO),-exec sudo) ./internal/...
 
 clean: ## remove what build made
 	rm -rf bin
 
 tools:
 	@dpkg -s $(CLANG_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLANG_PACKAGES) >/dev/null; }
+
+# The rivals.
+BENCH_PACKAGES := libbpf-tools bpftrace linux-perf iproute2
+benchtools:
+	@dpkg -s $(BENCH_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES) >/dev/null; }
