@@ -257,6 +257,8 @@ __noinline int mini_found(__u64 address)
 	struct inet_timewait_sock *tw = (void *)address;
 	struct mini m = {.tw = address, .flags = MINI_TOLD, .restarts = AF_RESTARTS_UNKNOWN};
 
+	if (unwanted_mini(tw))
+		return 0;
 	row_of_mini(&m.row, tw);
 	m.state = m.row.from;
 	if (m.state == TCP_TIME_WAIT && !m.row.entered_ns) { /* as long as we know of it */
