@@ -16,7 +16,7 @@
  * A wake-up of the reader costs about 75 times what an event costs, so there is none until
  * this many bytes wait; below that the reader's own timer (tracer.PollInterval) comes first.
  */
-const volatile __u64 wakeup_bytes = 2 << 20;
+const volatile __u64 wakeup_bytes = 4 << 20;
 
 /* The accept() seen by tp_btf/sys_exit leaves its owner in a map: look there. */
 const volatile bool exact_owner = false;

@@ -107,7 +107,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, 16 << 20);
 } events SEC(".maps");
 
 /* The change that set_state told last on a CPU: written by it, read by set_state_skipped. */

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -89,6 +90,7 @@ func attach(e env, cfg feed.Config) (*feed.Feed, error) {
 		}
 		return nil, &failure{code: exitRuntime, err: err}
 	}
+	go debug.FreeOSMemory() // what it took to read the kernel's types is not needed again
 	return f, nil
 }
 
@@ -163,7 +165,7 @@ func stream(ctx context.Context, e env, f *feed.Feed, w writer) error {
 		}
 		// What happened before the stop may still be in the ring: read on until its end was
 		// come to, or as much as it holds was read. On a busy host it is never empty for long.
-		last := stopAt != 0 && (read < feed.Batch || lateReads > tracer.RingRecords())
+		last := stopAt != 0 && (read < feed.Batch || lateReads > tracer.RingRecords)
 		for i := range changes {
 			if stopAt != 0 && changes[i].Mono > stopAt {
 				continue

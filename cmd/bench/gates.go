@@ -50,7 +50,7 @@ func gates(w io.Writer, results map[string]*result, idle float64) {
 		row("throughput kept by `watch --no-timewait`", kept(nameNoTimeWait), 0.82, 0.95, "%.2f", true)
 		row("throughput kept by `timewait`", kept(nameTimeWait), 0.90, 0.97, "%.2f", true)
 		row("`watch` is ready after, ms", summarize(results[nameWatch].ready).median, 200, 80, "%.0f", false)
-		row("RSS of `watch` flat out, MB", summarize(results[nameWatch].rss).median, 48, 20, "%.0f", false)
+		row("RSS of `watch` flat out, MiB", summarize(results[nameWatch].rss).median, 48, 20, "%.0f", false)
 	}
 	row("`watch` idle, ms of CPU a second", idle, 2, 2, "%.1f", false)
 }

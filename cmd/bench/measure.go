@@ -16,8 +16,8 @@ type result struct {
 	added   []float64 // µs of CPU that the load takes more for each connection
 	ownCPU  []float64 // s for each million transitions
 	ready   []float64 // ms
-	rss     []float64 // MB, the most
-	maps    []float64 // MB
+	rss     []float64 // MiB
+	maps    []float64 // MiB
 	lines   []float64 // for each transition
 	failed  error
 }
@@ -102,7 +102,7 @@ func (r *result) measure(dir string, p plan) error {
 	r.added = append(r.added, float64((done.CPU-base.CPU).Nanoseconds())/1e3/float64(done.Connections))
 	r.ownCPU = append(r.ownCPU, (used-before).Seconds()/(transitions/1e6))
 	r.ready = append(r.ready, float64(tracer.ready.Microseconds())/1e3)
-	r.rss, r.maps = append(r.rss, float64(rss)/1e6), append(r.maps, float64(maps)/1e6)
+	r.rss, r.maps = append(r.rss, float64(rss)/(1<<20)), append(r.maps, float64(maps)/(1<<20))
 	r.lines = append(r.lines, float64(written["\n"])/transitions)
 	return nil
 }

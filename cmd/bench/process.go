@@ -132,11 +132,11 @@ func processCPU(pid int) time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// memory is the most that was resident, and what the maps take that it has open, in bytes. The kernel counts a ring
+// memory is what is resident now, and what the maps take that it has open, in bytes. The kernel counts a ring
 // twice in the first where the process has it mapped twice.
 func memory(pid int) (resident, maps int64) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	resident = field(status, "VmHWM:") << 10
+	resident = field(status, "VmRSS:") << 10
 	infos, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	seen := make(map[int64]bool)
 	for _, file := range infos {

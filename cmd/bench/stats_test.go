@@ -26,8 +26,8 @@ func TestSummarize(t *testing.T) {
 }
 
 func TestField(t *testing.T) {
-	text := []byte("VmHWM:\t   12 kB\nmemlock:\t4096\nmap_id:\t7\nempty:\n")
-	for name, want := range map[string]int64{"VmHWM:": 12, "memlock:": 4096, "map_id:": 7, "empty:": 0, "none:": 0} {
+	text := []byte("VmRSS:\t   12 kB\nmemlock:\t4096\nmap_id:\t7\nempty:\n")
+	for name, want := range map[string]int64{"VmRSS:": 12, "memlock:": 4096, "map_id:": 7, "empty:": 0, "none:": 0} {
 		if got := field(text, name); got != want {
 			t.Errorf("%s %d, want %d", name, got, want)
 		}

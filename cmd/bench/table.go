@@ -34,7 +34,7 @@ func machine() string {
 // costTable has a row for each subject: medians, and the least and the most.
 func costTable(w io.Writer, results map[string]*result) {
 	fmt.Fprintf(w, "\n### Beside a load that runs flat out\n\n"+
-		"| beside the load | throughput kept | CPU that it adds to a connection, µs | own CPU for a million transitions, s | RSS, MB | BPF maps, MB | ready, ms | lines for each transition |\n"+
+		"| beside the load | throughput kept | CPU that it adds to a connection, µs | own CPU for a million transitions, s | RSS, MiB | BPF maps, MiB | ready, ms | lines for each transition |\n"+
 		"|---|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, s := range subjects("") { // in their order
 		r := results[s.name]

@@ -198,7 +198,7 @@ func (f *Feed) Tracer() *tracer.Tracer { return f.tracer }
 // Drain calls fn with what has happened so far and was not read yet, and no more than the ring
 // can hold: others go on meanwhile.
 func (f *Feed) Drain(fn func(*conn.Change)) error {
-	for late := 0; late <= tracer.RingRecords(); {
+	for late := 0; late <= tracer.RingRecords; {
 		changes, n, err := f.Next()
 		if err != nil {
 			return err

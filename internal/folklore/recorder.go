@@ -81,7 +81,7 @@ func (r *recorder) turn() bool {
 		r.late += read
 	}
 	// The end of the ring was come to, or as much was read as it holds: on a busy host it is never empty.
-	if read < feed.Batch || r.late > tracer.RingRecords() {
+	if read < feed.Batch || r.late > tracer.RingRecords {
 		r.told, r.late = asked, 0
 	}
 	r.lost, r.err = lost, err

@@ -24,6 +24,16 @@ const (
 	RestInterval = 200 * time.Millisecond
 
 	restAfter = int(time.Second / PollInterval) // reads
+
+	// RingBytes holds 131,072 transitions: 0.2 s of the 600,000 a second that two cores can
+	// make, more than four polls long, and the end of a netns with 100,000 TIME_WAIT, which takes
+	// the kernel some 50 ms.
+	RingBytes = 16 << 20
+
+	// RingRecords is how many that are.
+	RingRecords = RingBytes / recordBytes
+
+	recordBytes = 128 // a transition of 120 bytes and the kernel's header of 8
 )
 
 // Read fills dst with the transitions that wait, and waits PollInterval for the

@@ -212,7 +212,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	copy(rports[:], f.RemotePorts)
 	copy(comm[:len(comm)-1], f.Comm)
 
-	spec.Maps["events"].MaxEntries = uint32(RingBytes())
+	spec.Maps["events"].MaxEntries = RingBytes
 	if cfg.Counts && cfg.Rows == 0 {
 		spec.Maps["events"].MaxEntries = uint32(os.Getpagesize())
 	}
@@ -241,7 +241,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		rows = uint32(cfg.Rows)
 	}
 	for name, value := range map[string]any{
-		"wakeup_bytes": uint64(RingBytes() / 4),
+		"wakeup_bytes": uint64(RingBytes / 4),
 		"exact_owner":  cfg.ExactOwner,
 		"want_pids":    pids, "want_pids_n": uint32(len(f.PIDs)),
 		"want_lports": lports, "want_lports_n": uint32(len(f.LocalPorts)),
