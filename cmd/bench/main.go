@@ -51,7 +51,7 @@ func run(stdout, stderr io.Writer, args []string) error {
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.program, "program", "bin/afterfin", "our own program")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds for the table of costs; 0: no such table")
-	flags.IntVar(&o.connections, "connections", 60_000, "connections in each run")
+	flags.IntVar(&o.connections, "connections", 100_000, "connections in each run")
 	flags.StringVar(&o.only, "only", "", "only subjects whose name has this in it")
 	flags.IntVar(&o.runs, "runs", 5, "flat-out runs, and bursts, that look for what is lost; 0: none")
 	flags.IntVar(&o.flatOut, "flat-out", 500_000, "connections in each of those")

@@ -12,7 +12,7 @@ import (
 	"afterfin/internal/tcp"
 )
 
-// MaxConns is how many connections the table keeps, about 150 MB. Beyond it a
+// MaxConns is how many connections the table keeps, about 100 MB. Beyond it a
 // connection is not remembered; that is counted and its rows stay right, since
 // the kernel keeps what they need with the socket.
 const MaxConns = 1 << 20
