@@ -160,6 +160,7 @@ type job struct {
 	kernel  *kernel
 	lane    *lane
 	image   image
+	qemu    []string // and its first arguments
 	initrd  []byte
 	expects map[string][]string // test names by package
 }

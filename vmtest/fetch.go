@@ -39,25 +39,16 @@ func fetch(ctx context.Context, k *kernel, cache string, note noter) (image, err
 		return image{}, err
 	}
 	note("%s: getting %s of %s", k.name, k.pkg, k.suites[0])
-	work, err := privateApt(ctx, k, filepath.Join(cache, "apt", k.name))
+	work, err := privateApt(ctx, k.suites, k.arch, filepath.Join(cache, "apt", k.name))
 	if err != nil {
 		return image{}, err
 	}
-	if _, err := work.run(ctx, "apt-get", "update", "-qq"); err != nil {
-		return image{}, err
-	}
+	defer os.RemoveAll(work.debs)
 	names, err := work.closure(ctx, k.pkg)
 	if err != nil {
 		return image{}, err
 	}
-	if err := os.RemoveAll(work.debs); err != nil {
-		return image{}, err
-	}
-	if err := os.MkdirAll(work.debs, 0o755); err != nil {
-		return image{}, err
-	}
-	defer os.RemoveAll(work.debs)
-	if _, err := work.run(ctx, "apt-get", append([]string{"download", "-qq"}, names...)...); err != nil {
+	if err := work.download(ctx, names); err != nil {
 		return image{}, err
 	}
 	if err := unpack(ctx, work.debs, home, note); err != nil {
@@ -69,19 +60,20 @@ func fetch(ctx context.Context, k *kernel, cache string, note noter) (image, err
 // apt is apt with sources and state in a folder of ours.
 type apt struct {
 	options []string
-	debs    string // where packages land
+	debs    string // where packages land, empty at first
 }
 
-func privateApt(ctx context.Context, k *kernel, dir string) (*apt, error) {
+// privateApt is one that knows what the suites have now.
+func privateApt(ctx context.Context, suites []string, arch, dir string) (*apt, error) {
 	if _, err := os.Stat(keyring); err != nil {
-		return nil, fmt.Errorf("check signatures of %s: install debian-archive-keyring: %w", k.suites[0], err)
+		return nil, fmt.Errorf("check signatures of %s: install debian-archive-keyring: %w", suites[0], err)
 	}
 	mirrors, err := systemMirrors(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var list strings.Builder
-	for _, suite := range k.suites {
+	for _, suite := range suites {
 		uri := mirrors["Debian"]
 		if strings.HasSuffix(suite, "-security") {
 			uri = mirrors["Debian-Security"]
@@ -89,10 +81,14 @@ func privateApt(ctx context.Context, k *kernel, dir string) (*apt, error) {
 		if uri == "" {
 			continue // a mirror without the security archive: the release's kernel then
 		}
-		fmt.Fprintf(&list, "deb [arch=%s signed-by=%s] %s %s main\n", k.arch, keyring, uri, suite)
+		fmt.Fprintf(&list, "deb [arch=%s signed-by=%s] %s %s main\n", arch, keyring, uri, suite)
 	}
 	if mirrors["Debian"] == "" {
 		return nil, errors.New("apt of this machine knows no Debian mirror: run apt-get update on Debian, or give a kernel with --kernel")
+	}
+	a := &apt{debs: filepath.Join(dir, "debs")}
+	if err := os.RemoveAll(a.debs); err != nil {
+		return nil, err
 	}
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial", "debs"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -103,18 +99,23 @@ func privateApt(ctx context.Context, k *kernel, dir string) (*apt, error) {
 	if err := os.WriteFile(sources, []byte(list.String()), 0o644); err != nil {
 		return nil, err
 	}
-	a := &apt{debs: filepath.Join(dir, "debs")}
 	for _, option := range []string{
 		"Dir::Etc::sourcelist=" + sources, "Dir::Etc::sourceparts=/dev/null",
 		"Dir::Etc::preferences=/dev/null", "Dir::Etc::preferencesparts=/dev/null",
 		"Dir::State=" + filepath.Join(dir, "state"), "Dir::State::status=/dev/null",
 		"Dir::Cache=" + filepath.Join(dir, "cache"),
-		"APT::Architecture=" + k.arch, "APT::Architectures::=" + k.arch,
+		"APT::Architecture=" + arch, "APT::Architectures::=" + arch,
 		"APT::Sandbox::User=root", "Acquire::Languages=none", strictUpdate,
 	} {
 		a.options = append(a.options, "-o", option)
 	}
-	return a, nil
+	_, err = a.run(ctx, "apt-get", "update", "-qq")
+	return a, err
+}
+
+func (a *apt) download(ctx context.Context, names []string) error {
+	_, err := a.run(ctx, "apt-get", append([]string{"download", "-qq"}, names...)...)
+	return err
 }
 
 func (a *apt) run(ctx context.Context, program string, args ...string) (string, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,7 +40,7 @@ var machines = map[string]machine{
 // the host, no random start addresses and a fixed seed every run is the same.
 func commandLine(j *job, initrd string) []string {
 	m := machines[j.kernel.arch]
-	args := append([]string{m.program}, m.args...)
+	args := append(slices.Clone(j.qemu), m.args...)
 	args = append(args, "-m", "1G", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-seed", "1",
 		"-kernel", j.image.path, "-initrd", initrd)
 	kernelArgs := "console=" + m.console + " panic=-1 quiet mitigations=off nokaslr"

@@ -58,7 +58,7 @@ func TestBoot(t *testing.T) {
 			if c.ctx == interrupted {
 				time.AfterFunc(200*time.Millisecond, interrupt)
 			}
-			j := &job{kernel: &kernel{arch: "amd64"}, lane: &lane{cpus: 1, boot: 250 * time.Millisecond, limit: 500 * time.Millisecond}, initrd: []byte("Kernel panic - not syncing: from the initramfs\n")}
+			j := &job{kernel: &kernel{arch: "amd64"}, qemu: []string{machines["amd64"].program}, lane: &lane{cpus: 1, boot: 250 * time.Millisecond, limit: 500 * time.Millisecond}, initrd: []byte("Kernel panic - not syncing: from the initramfs\n")}
 			log := filepath.Join(t.TempDir(), "log")
 			err := boot(c.ctx, j, log, func(guest.Line) {})
 			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.say) {

@@ -42,9 +42,6 @@ func newOutcome(j *job, print func(string)) *outcome {
 	return &outcome{job: j, print: print, said: map[string][]string{}, begin: map[string]time.Duration{}, seen: map[string][]string{}, documents: map[string][]string{}, digest: sha256.New()}
 }
 
-// started tells whether our init has run.
-func (o *outcome) started() bool { return o.end != 0 }
-
 // A result line of a test binary, behind the mark that -test.v=test2json puts
 // before it.
 var resultLine = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+) \(([0-9.]+)s\)$`)

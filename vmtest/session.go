@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,7 +40,6 @@ type tableRow struct {
 	job     *job
 	outcome *outcome
 	wall    time.Duration
-	tries   int
 	err     error
 }
 
@@ -117,7 +115,11 @@ func (s *session) jobs(ctx context.Context) ([]*job, error) {
 	for i := range s.kernels {
 		k := &s.kernels[i]
 		for l := range s.lanes {
-			j := &job{kernel: k, lane: &s.lanes[l], image: images[i]}
+			qemu, err := sound(ctx, k.arch, s.lanes[l].cpus, s.cache, s.note)
+			if err != nil {
+				return nil, err
+			}
+			j := &job{kernel: k, lane: &s.lanes[l], image: images[i], qemu: qemu}
 			if err := s.builder.pack(ctx, j, built[k.arch], s.pattern); err != nil {
 				return nil, err
 			}
@@ -206,42 +208,13 @@ func (s *session) runAll(ctx context.Context, jobs []*job) {
 	group.Wait()
 }
 
-// QEMU before 8.1 (Debian 12 has 7.2) can keep a translation of code that another CPU changed
-// while it was being translated ("accel/tcg: Always lock pages before translation" ended that).
-// amd64 Linux patches its code, for every tracepoint that is attached to, over a breakpoint: a
-// CPU that runs it when the patching is over dies with "int3", wherever tests run traffic while
-// tracers come and go. That says nothing about us, and a guest that died of it starts again.
-const tries = 3
-
-var breakpoint = regexp.MustCompile(`\] (?:Oops: )?int3: 0000 \[#1\]`)
-
-// patched tells whether a stale breakpoint was the first thing that the guest's kernel died of.
-func patched(log string) bool {
-	raw, err := os.ReadFile(log)
-	return err == nil && breakpoint.Match(raw)
-}
-
 func (s *session) runOne(ctx context.Context, j *job) {
 	name := j.kernel.name + "/" + j.lane.name
 	log := filepath.Join(s.logs, j.kernel.name+"."+j.lane.name+".log")
 	begin := time.Now()
 	s.note("%s: %s starts", name, j.image.release)
-	var o *outcome
-	var err error
-	try := 1
-	for ; ; try++ {
-		o = newOutcome(j, s.print)
-		err = boot(ctx, j, log, o.take)
-		// Before our init runs any panic will do: no test has begun.
-		if try == tries || !errors.Is(err, errPanicked) || o.started() && !patched(log) {
-			break
-		}
-		kept := fmt.Sprintf("%s.%d", log, try)
-		s.print(fmt.Sprintf("%s: %v%s: once more, the emulator ran an instruction that another CPU was patching (boot log: %s)", name, err, o.at(), kept))
-		if renamed := os.Rename(log, kept); renamed != nil {
-			s.note("%v", renamed)
-		}
-	}
+	o := newOutcome(j, s.print)
+	err := boot(ctx, j, log, o.take)
 	if ctx.Err() != nil {
 		return
 	}
@@ -257,7 +230,7 @@ func (s *session) runOne(ctx context.Context, j *job) {
 	s.note("%s: %d tests in %.0f guest seconds, %.0f s", name, o.passed+o.failed+o.skips, o.end.Seconds(), time.Since(begin).Seconds())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rows = append(s.rows, tableRow{j, o, time.Since(begin), try, err})
+	s.rows = append(s.rows, tableRow{j, o, time.Since(begin), err})
 }
 
 // tail gives the last lines of a boot log, without what only we need in them.
@@ -285,9 +258,6 @@ func (s *session) table() {
 		verdict := "ok"
 		if r.err != nil {
 			verdict = "FAIL"
-		}
-		if r.tries > 1 {
-			verdict += fmt.Sprintf(", try %d", r.tries)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%s\t%s\n", r.job.kernel.name, r.job.image.release, r.outcome.hz, r.job.lane.name, hooks[r.job.kernel.accept],
 			r.outcome.passed+r.outcome.failed, r.outcome.skips, r.outcome.end.Seconds(), r.wall.Seconds(), r.outcome.fingerprint(), verdict)

@@ -26,15 +26,9 @@ func isWanted(name string) bool {
 // unpack takes what a guest needs out of the packages in debs and leaves it in
 // home, all or nothing.
 func unpack(ctx context.Context, debs, home string, note noter) error {
-	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
+	root, err := extract(ctx, debs)
 	if err != nil {
 		return err
-	}
-	root := filepath.Join(debs, "root")
-	for _, f := range files {
-		if err := command(ctx, "dpkg-deb", "-x", f, root); err != nil {
-			return err
-		}
 	}
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
 		return err
@@ -47,6 +41,21 @@ func unpack(ctx context.Context, debs, home string, note noter) error {
 		return err
 	}
 	return os.Rename(part, home)
+}
+
+// extract gives the folder that has what is in the packages in debs.
+func extract(ctx context.Context, debs string) (root string, err error) {
+	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
+	if err != nil {
+		return "", err
+	}
+	root = filepath.Join(debs, "root")
+	for _, f := range files {
+		if err := command(ctx, "dpkg-deb", "-x", f, root); err != nil {
+			return "", err
+		}
+	}
+	return root, nil
 }
 
 // collect copies the kernel as vmlinuz, its name as release, and the modules
