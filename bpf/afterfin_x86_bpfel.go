@@ -19,6 +19,7 @@ const (
 	AfterfinMapArmed             = "armed"
 	AfterfinMapByCookie          = "by_cookie"
 	AfterfinMapCallers           = "callers"
+	AfterfinMapChanges           = "changes"
 	AfterfinMapConns             = "conns"
 	AfterfinMapCounters          = "counters"
 	AfterfinMapEvents            = "events"
@@ -66,6 +67,7 @@ const (
 	AfterfinVarWakeupBytes       = "wakeup_bytes"
 	AfterfinVarWantComm          = "want_comm"
 	AfterfinVarWantCounts        = "want_counts"
+	AfterfinVarWantDiedOpen      = "want_died_open"
 	AfterfinVarWantFamily        = "want_family"
 	AfterfinVarWantLports        = "want_lports"
 	AfterfinVarWantLportsN       = "want_lports_n"
@@ -150,6 +152,7 @@ type AfterfinMapSpecs struct {
 	Armed      *ebpf.MapSpec `ebpf:"armed"`
 	ByCookie   *ebpf.MapSpec `ebpf:"by_cookie"`
 	Callers    *ebpf.MapSpec `ebpf:"callers"`
+	Changes    *ebpf.MapSpec `ebpf:"changes"`
 	Conns      *ebpf.MapSpec `ebpf:"conns"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
@@ -185,6 +188,7 @@ type AfterfinVariableSpecs struct {
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
 	WantComm        *ebpf.VariableSpec `ebpf:"want_comm"`
 	WantCounts      *ebpf.VariableSpec `ebpf:"want_counts"`
+	WantDiedOpen    *ebpf.VariableSpec `ebpf:"want_died_open"`
 	WantFamily      *ebpf.VariableSpec `ebpf:"want_family"`
 	WantLports      *ebpf.VariableSpec `ebpf:"want_lports"`
 	WantLportsN     *ebpf.VariableSpec `ebpf:"want_lports_n"`
@@ -223,6 +227,7 @@ type AfterfinMaps struct {
 	Armed      *ebpf.Map `ebpf:"armed"`
 	ByCookie   *ebpf.Map `ebpf:"by_cookie"`
 	Callers    *ebpf.Map `ebpf:"callers"`
+	Changes    *ebpf.Map `ebpf:"changes"`
 	Conns      *ebpf.Map `ebpf:"conns"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Events     *ebpf.Map `ebpf:"events"`
@@ -243,6 +248,7 @@ func (m *AfterfinMaps) Close() error {
 		m.Armed,
 		m.ByCookie,
 		m.Callers,
+		m.Changes,
 		m.Conns,
 		m.Counters,
 		m.Events,
@@ -279,6 +285,7 @@ type AfterfinVariables struct {
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`
 	WantComm        *ebpf.Variable `ebpf:"want_comm"`
 	WantCounts      *ebpf.Variable `ebpf:"want_counts"`
+	WantDiedOpen    *ebpf.Variable `ebpf:"want_died_open"`
 	WantFamily      *ebpf.Variable `ebpf:"want_family"`
 	WantLports      *ebpf.Variable `ebpf:"want_lports"`
 	WantLportsN     *ebpf.Variable `ebpf:"want_lports_n"`

@@ -36,7 +36,7 @@ const volatile bool want_counts = false;
 /* Count who calls connect(), and whither (port.h); with want_counts. */
 const volatile bool want_ports = false;
 
-/* Tell rows from and to these states (bit 1 << TCP_x). */
+/* Tell rows from and to these states (bit 1 << TCP_x), and with want_died_open those, too. */
 const volatile __u32 want_rows = ~0U;
 
 /* Filters. A count of 0, a zero or an empty name lets everything pass. */
@@ -48,6 +48,7 @@ const volatile __u32 want_rports_n;
 const volatile __u32 want_pids_n;
 const volatile __u32 want_netns;
 const volatile __u32 want_states; /* bit 1 << TCP_x */
+const volatile bool want_died_open; /* with want_states or want_rows: those of died_open(), too */
 const volatile __u8 want_family; /* 4 or 6; v4-mapped counts as 4 */
 const volatile char want_comm[AF_COMM_LEN];
 

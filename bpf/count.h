@@ -38,6 +38,7 @@ __noinline int enter_value(__u32 which, __u64 value)
 	if (!h || slot >= AF_SLOTS)
 		return 0;
 	__sync_fetch_and_add(&h->slots[slot], 1);
+	__sync_fetch_and_add(&h->sum, value);
 	raise(&h->most, value);
 	raise(&h->least, ~value);
 	return 0;
@@ -142,9 +143,19 @@ static __always_inline void count_halfway(const struct af_transition *t)
 		__sync_fetch_and_add(&n->halfway_ended[t->cause], 1);
 }
 
+static __always_inline void count_change(const struct af_transition *t)
+{
+	__u32 key = t->from * AF_CHANGES + t->to;
+	__u64 *n = bpf_map_lookup_elem(&changes, &key);
+
+	if (n) /* it is always there */
+		__sync_fetch_and_add(n, 1);
+}
+
 /* A row that passed the filters. */
 static __always_inline void count_row(const struct af_transition *t)
 {
+	count_change(t);
 	if (want_ports)
 		count_call(t);
 	if (t->to == TCP_TIME_WAIT)

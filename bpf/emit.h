@@ -32,7 +32,7 @@ __noinline int tell(const struct af_transition *t)
 		return 0;
 	if (want_counts && counting)
 		count_row(t);
-	if (!(want_rows & (1U << t->from | 1U << t->to)))
+	if (!(want_rows & (1U << t->from | 1U << t->to)) && !(want_died_open && died_open(t)))
 		return 0;
 	slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
 	if (!slot) {

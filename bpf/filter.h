@@ -93,9 +93,15 @@ static __always_inline bool mapped(const __u8 *address)
 	return !(word[0] | word[1] | (word[2] ^ bpf_htonl(0xffff)));
 }
 
+/* The connection is over and its descriptor still open, as the inode of its file says. */
+static __always_inline bool died_open(const struct af_transition *t)
+{
+	return t->to == TCP_CLOSE && t->sk_err && t->inode;
+}
+
 static __always_inline bool wanted(const struct af_transition *t)
 {
-	if (want_states && !(want_states & (1U << t->from | 1U << t->to)))
+	if (want_states && !(want_states & (1U << t->from | 1U << t->to)) && !(want_died_open && died_open(t)))
 		return false;
 	if (want_netns && want_netns != t->netns)
 		return false;

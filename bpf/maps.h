@@ -160,6 +160,15 @@ struct {
 	__type(value, struct af_tally);
 } tallies SEC(".maps");
 
+/* Changes of state, at from * AF_CHANGES + to. */
+#define AF_CHANGES 16
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AF_CHANGES *AF_CHANGES);
+	__type(key, __u32);
+	__type(value, __u64);
+} changes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, AF_MEASURES);

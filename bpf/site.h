@@ -96,9 +96,17 @@ static __always_inline bool goes_to_time_wait(int from, int to)
 	return to == TCP_CLOSE && (from == TCP_FIN_WAIT2 || from == TCP_CLOSING);
 }
 
-static __always_inline bool wants_site(const struct sock *sk, int from, int to)
+/* See died_open(), which tells the row. */
+static __always_inline bool dies_open(struct sock *sk, int to)
 {
-	return want_sites & 1 << (to & 31) || (to == TCP_CLOSE && sk->sk_err) ||
+	struct socket *sock = sk->sk_socket;
+
+	return to == TCP_CLOSE && sk->sk_err && sock && sock->file;
+}
+
+static __always_inline bool wants_site(struct sock *sk, int from, int to)
+{
+	return want_sites & 1 << (to & 31) || dies_open(sk, to) ||
 	       (want_sites & 1 << TCP_TIME_WAIT && goes_to_time_wait(from, to));
 }
 

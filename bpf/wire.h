@@ -205,6 +205,7 @@ struct af_ranked {
 struct af_histogram {
 	__u64 most;
 	__u64 least; /* inverted, so that 0 is none here too */
+	__u64 sum;
 	__u32 slots[AF_SLOTS];
 };
 

@@ -43,6 +43,8 @@ type leaksOptions struct {
 	failCount int           // -1: not asked for
 	failAge   time.Duration // 0: not asked for
 	deep      bool
+	recorder  string      // socket of the flight recorder; empty: none is asked
+	lost      *event.Lost // by it; nil: it was not asked
 }
 
 func leaksCommand(e env) *cobra.Command {
@@ -107,6 +109,7 @@ func leaksCommand(e env) *cobra.Command {
 	flags.StringVar(&rulesFile, "ignore-file", "", "read such rules from this file, one a line (default "+ignoreFile+", if it is there)")
 	flags.BoolVar(&followThem, "follow", false, "keep looking, with BPF, and report anew; needs the privileges of watch")
 	flags.BoolVar(&o.deep, "deep", false, "with --follow: unwind the stacks of processes that leak, for programs without frame pointers; costs are printed")
+	addRecorder(flags, &o.recorder)
 	flags.DurationVar(&every, "every", 10*time.Second, "with --follow: time between reports")
 	return cmd
 }
@@ -165,7 +168,8 @@ func (o *leaksOptions) parseFailOver(text string) error {
 
 // leaks looks once, or twice for --sample.
 func leaks(e env, o *leaksOptions) error {
-	r, foot, err := o.look(nil)
+	complete := o.recorded(e)
+	r, s, err := o.look(complete)
 	if err != nil {
 		return err
 	}
@@ -176,45 +180,54 @@ func leaks(e env, o *leaksOptions) error {
 		case <-e.ctx.Done(): // what there is, is told
 		}
 		before, apart := r.Groups, time.Since(begin)
-		if r, foot, err = o.look(nil); err != nil {
+		if r, s, err = o.look(complete); err != nil {
 			return err
 		}
 		leak.Sample(r.Groups, before, apart)
 	}
+	foot := leakFoot(s)
+	foot.Lost = o.lost
 	if err := o.write(e, r, foot); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return err
 	}
 	return o.threshold(r)
 }
 
-// look makes a report of what is there now, completed by what was followed, if anything was.
-func (o *leaksOptions) look(l *follower) (*leak.Report, view.LeakFoot, error) {
+// completer adds to a look what was seen while the sockets came to be as they are, and says how
+// they were seen.
+type completer func(*leak.Found) (leak.Seen, error)
+
+// look makes a report of what is there now, completed by what was seen before, if anything was.
+func (o *leaksOptions) look(complete completer) (*leak.Report, *survey.Survey, error) {
 	cfg := survey.Config{State: o.state, NetNS: netns.NS{Inode: o.feed.Filter.NetNS, Path: o.feed.NetNSPath}}
 	if o.state == tcp.CloseWait { // the report of another state has no dead descriptors
 		cfg.Confirm = min(confirmAfter, o.olderThan)
 	}
 	s, err := survey.Look(cfg)
 	if err != nil {
-		return nil, view.LeakFoot{}, lookFailed(err)
+		return nil, nil, lookFailed(err)
 	}
-	if l != nil {
-		if err := l.complete(&s.Found); err != nil {
-			return nil, view.LeakFoot{}, &failure{code: exitRuntime, err: err}
+	var seen leak.Seen
+	if complete != nil {
+		if seen, err = complete(&s.Found); err != nil {
+			return nil, nil, &failure{code: exitRuntime, err: err}
 		}
 	}
 	s.Sockets = slices.DeleteFunc(s.Sockets, func(c leak.Socket) bool { return !o.feed.Filter.MatchExisting(&c.Existing) })
 	s.Strays = slices.DeleteFunc(s.Strays, func(d owner.Stray) bool { return d.Known && !o.matchesStray(&d) })
 	r := leak.Make(&s.Found, o.state, o.olderThan, o.ignore)
 	r.Groups = slices.DeleteFunc(r.Groups, func(g leak.Group) bool { return !o.matches(&g) })
-	r.Parents = parents(r)
-	if l != nil {
-		r.Seen = l.seen
-	}
-	return r, view.LeakFoot{
+	r.Parents, r.Seen = parents(r), seen
+	return r, s, nil
+}
+
+// leakFoot is what a report says beside its leaks.
+func leakFoot(s *survey.Survey) view.LeakFoot {
+	return view.LeakFoot{
 		NetNS: s.NetNS, Unreachable: s.Unreachable, Unreadable: s.Unreadable,
 		LastAck: s.States[tcp.LastAck], Orphans: s.Orphans.Count, MaxOrphans: s.Orphans.Max,
 		Advice: advice.For(&advice.Facts{Where: "the host", Orphans: max(0, s.Orphans.Count), MaxOrphans: s.Orphans.Max}),
-	}, nil
+	}
 }
 
 // matchesStray: the netns was sorted out by survey, as far as it is known.

@@ -22,7 +22,7 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 	cfg := o.feed
 	cfg.Filter = event.Filter{NetNS: cfg.Filter.NetNS}
 	cfg.Filter.States.Add(o.state)
-	cfg.Filter.States.Add(tcp.Close) // descriptors die in any state
+	cfg.Filter.DiedOpen = true // in any state
 	cfg.NoTimeWait = true
 	cfg.Sites.Add(o.state)
 	cfg.Deep = o.deep
@@ -34,8 +34,7 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 	for _, line := range readyLines(f.Start()) {
 		fmt.Fprintln(e.stderr, line)
 	}
-	l := &follower{memory: leak.NewMemory(o.state), feed: f, places: openPlaces(f, o.deep, e.stderr), state: o.state,
-		seen: leak.Seen{Makes: true, Accepts: f.Tracer().Accepts(), Deep: o.deep}}
+	l := newFollower(e, f, o)
 	defer l.places.close()
 	var before []leak.Group
 	var reported time.Time
@@ -55,7 +54,7 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 		if !last && apart < every {
 			continue
 		}
-		r, foot, err := o.look(l)
+		r, s, err := o.look(l.complete)
 		if err != nil {
 			return err
 		}
@@ -70,6 +69,7 @@ func followLeaks(e env, o *leaksOptions, every time.Duration) error {
 		if err != nil {
 			return &failure{code: exitRuntime, err: err}
 		}
+		foot := leakFoot(s)
 		foot.Lost = &lost
 		if o.output == "text" {
 			fmt.Fprintf(e.stdout, "%s\n", reported.Format("15:04:05"))
@@ -94,22 +94,28 @@ type follower struct {
 	seen   leak.Seen
 }
 
+// newFollower begins with nothing; its caller closes the places.
+func newFollower(e env, f *feed.Feed, o *leaksOptions) *follower {
+	return &follower{memory: leak.NewMemory(o.state), feed: f, places: openPlaces(f, o.deep, e.stderr), state: o.state,
+		seen: leak.Seen{Makes: true, Accepts: f.Tracer().Accepts(), Deep: o.deep}}
+}
+
 func (l *follower) apply(ch *conn.Change) {
 	l.memory.Apply(ch)
 	l.places.apply(ch, l.state)
 }
 
 // complete brings what was found up to date from the feed: else it would know more than we.
-func (l *follower) complete(found *leak.Found) error {
+func (l *follower) complete(found *leak.Found) (leak.Seen, error) {
 	if err := l.feed.Drain(l.apply); err != nil {
-		return err
+		return leak.Seen{}, err
 	}
 	for _, cookie := range l.memory.Complete(found) {
 		l.places.gone(cookie)
 	}
 	var err error
 	found.Sites, err = l.places.settled()
-	return err
+	return l.seen, err
 }
 
 // leaking are the processes to look at closely: those of pools wait for nobody.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afterfin/internal/lab"
+	"afterfin/internal/privilege"
 	"afterfin/internal/tracer"
 )
 
@@ -32,6 +33,7 @@ type env struct {
 	watched  bool   // stderr is one
 	abort    func() // end at once, with exitRuntime: a write to stdout never returns
 	getenv   func(string) string
+	giveUp   func() error  // all privileges that serve does not need after its start; nil: none
 	types    *tracer.Types // shared by tests; nil: parsed for each tracer and dropped
 }
 
@@ -88,6 +90,7 @@ func main() {
 		watched:  isTerminal(os.Stderr),
 		abort:    func() { os.Exit(exitRuntime) },
 		getenv:   os.Getenv,
+		giveUp:   func() error { return privilege.Keep(kept...) },
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -104,7 +107,7 @@ func run(e env, args []string) int {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), portsCommand(e), labCommand(e), doctorCommand(e), versionCommand(e))
+	root.AddCommand(watchCommand(e), leaksCommand(e), assertCommand(e), timewaitCommand(e), mslCommand(e), portsCommand(e), labCommand(e), serveCommand(e), doctorCommand(e), versionCommand(e))
 	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

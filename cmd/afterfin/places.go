@@ -12,7 +12,6 @@ import (
 	"afterfin/internal/conn"
 	"afterfin/internal/event"
 	"afterfin/internal/feed"
-	"afterfin/internal/leak"
 	"afterfin/internal/owner"
 	"afterfin/internal/site"
 	"afterfin/internal/tcp"
@@ -47,12 +46,13 @@ func openPlaces(f *feed.Feed, deep bool, stderr io.Writer) *places {
 
 func (p *places) close() { p.finder.Close() }
 
-// apply forgets sockets that are no more.
+// apply forgets sockets that are over, or have left the state they are about, unless they are now
+// a descriptor without a connection.
 func (p *places) apply(ch *conn.Change, state tcp.State) {
 	if p.suspects != nil && ch.From == state {
 		p.suspects.Left(ch.Cookie)
 	}
-	if ch.To == tcp.Close && !leak.DiedOpen(ch) {
+	if (ch.From == state || ch.To == tcp.Close) && !ch.DiedOpen() {
 		p.gone(ch.Cookie)
 	}
 }

@@ -26,6 +26,7 @@ func portsCommand(e env) *cobra.Command {
 		filter filterFlags
 		output string
 		sample time.Duration
+		socket string
 	)
 	cmd := &cobra.Command{
 		Use:   "ports",
@@ -39,7 +40,7 @@ func portsCommand(e env) *cobra.Command {
 			"nor what tcp_tw_reuse would take.",
 		Example: "  afterfin ports\n  afterfin ports -o json | jq '.destinations[] | select(.exhausted_in_ns != null)'",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
@@ -51,12 +52,16 @@ func portsCommand(e env) *cobra.Command {
 				return err
 			}
 			cfg.Counts, cfg.Ports = true, true
-			return (&porter{env: e, cfg: cfg, output: output, sample: sample}).run()
+			if cmd.Flags().Changed("sample") {
+				socket = ""
+			}
+			return (&porter{env: e, cfg: cfg, output: output, sample: sample, recorder: socket}).run()
 		},
 	}
 	addOutput(cmd, &output)
 	filter.registerDestination(cmd.Flags())
 	cmd.Flags().DurationVar(&sample, "sample", 10*time.Second, "look on for this long; 0: tell only what is there")
+	addRecorder(cmd.Flags(), &socket)
 	return cmd
 }
 
@@ -66,6 +71,9 @@ type porter struct {
 	cfg    feed.Config
 	output string
 	sample time.Duration
+	// recorder is the socket of the flight recorder to ask first; empty: none.
+	recorder string
+
 	begin  time.Duration // CLOCK_MONOTONIC when the counting began
 	peaks  ports.Peaks
 	report view.Ports
@@ -76,6 +84,9 @@ type porter struct {
 }
 
 func (p *porter) run() error {
+	if p.recorder != "" && p.recorded() {
+		return p.write()
+	}
 	now := func() error { return nil }
 	if p.output == "text" {
 		now = p.write
@@ -172,21 +183,24 @@ func (p *porter) look(f *feed.Feed, l ports.Look) error {
 	if err != nil {
 		return lookFailed(err)
 	}
-	for _, s := range spaces {
-		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })
-	}
-	p.report.Spaces, p.report.Unreachable = spaces, unreachable
 	if p.all {
 		p.before = p.now
 		if p.now, err = survey.TimeWaits(only, &p.cfg.Filter); err != nil {
 			return &failure{code: exitRuntime, err: err}
 		}
 	}
-	p.report.Processes, p.report.Advice = usersAlive(spaces), nil
+	p.take(spaces, unreachable)
+	return nil
+}
+
+// take makes the report of what was found.
+func (p *porter) take(spaces []*ports.Space, unreachable int) {
+	p.report.Spaces, p.report.Unreachable, p.report.Advice = spaces, unreachable, nil
 	for _, s := range spaces {
+		s.Destinations = slices.DeleteFunc(s.Destinations, func(d *ports.Destination) bool { return !p.wanted(d) })
 		p.report.Advice = append(p.report.Advice, advice.For(p.facts(s))...)
 	}
-	return nil
+	p.report.Processes = usersAlive(spaces)
 }
 
 // facts are what a report on ports knows of a netns.

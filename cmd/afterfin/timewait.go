@@ -27,6 +27,7 @@ func timewaitCommand(e env) *cobra.Command {
 		output string
 		sample time.Duration
 		each   bool
+		socket string
 	)
 	cmd := &cobra.Command{
 		Use:   "timewait",
@@ -37,7 +38,7 @@ func timewaitCommand(e env) *cobra.Command {
 			"is told too. --sample 0 only tells what is there: without BPF, and without root.",
 		Example: "  afterfin timewait\n  afterfin timewait --sample 70s -o json | jq .by_cause",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
@@ -55,12 +56,17 @@ func timewaitCommand(e env) *cobra.Command {
 			if each {
 				cfg.Rows.Add(tcp.TimeWait)
 			}
-			return (&timewaiter{env: e, cfg: cfg, output: output, sample: sample}).run()
+			if filtered := cfg.Filter.NetNS != 0 || cfg.Filter.Family != 0 || cfg.Filter.LocalPorts != nil || cfg.Filter.RemotePorts != nil; filtered ||
+				each || cmd.Flags().Changed("sample") { // it has counted all
+				socket = ""
+			}
+			return (&timewaiter{env: e, cfg: cfg, output: output, sample: sample, recorder: socket}).run()
 		},
 	}
 	addOutput(cmd, &output)
 	filter.registerNetwork(cmd.Flags())
 	cmd.Flags().DurationVar(&sample, "sample", 10*time.Second, "look on for this long; 0: tell only what is there")
+	addRecorder(cmd.Flags(), &socket)
 	cmd.Flags().BoolVar(&each, "each", false, "tell every TIME_WAIT that ends, one by one")
 	return cmd
 }
@@ -71,6 +77,9 @@ type timewaiter struct {
 	cfg    feed.Config
 	output string
 	sample time.Duration
+	// recorder is the socket of the flight recorder to ask first; empty: none.
+	recorder string
+
 	rows   writer // the ends, one by one, for a person; nil: not asked for, or JSON
 	report view.TimeWaits
 	begin  time.Duration // CLOCK_MONOTONIC when the counting began
@@ -87,6 +96,17 @@ func (t *timewaiter) run() error {
 			return err
 		}
 		return t.writeNow()
+	}
+	if t.recorder != "" && t.recorded() {
+		if err := t.look(); err != nil {
+			return err
+		}
+		if t.output == "text" {
+			if err := t.writeNow(); err != nil {
+				return err
+			}
+		}
+		return t.writeSample()
 	}
 	f, begin, err := beginCounting(t.env, t.cfg, func(*feed.Feed) error { return t.look() })
 	if err != nil {
@@ -196,10 +216,15 @@ func (t *timewaiter) counted(f *feed.Feed) (*view.TimeWaitSample, error) {
 		return nil, err
 	}
 	s.MapMemory, err = tr.MapMemory()
+	s.Heap = heap()
+	return s, err
+}
+
+// heap is what ours takes, in bytes.
+func heap() uint64 {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	s.Heap = mem.HeapSys - mem.HeapReleased
-	return s, err
+	return mem.HeapSys - mem.HeapReleased
 }
 
 // namedMakers is of how many makers unit and container are looked up.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -90,7 +89,7 @@ func attach(e env, cfg feed.Config) (*feed.Feed, error) {
 		}
 		return nil, &failure{code: exitRuntime, err: err}
 	}
-	go debug.FreeOSMemory() // what it took to read the kernel's types is not needed again
+	go giveBack()
 	return f, nil
 }
 

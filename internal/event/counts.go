@@ -5,14 +5,23 @@ package event
 import (
 	"net/netip"
 	"time"
+
+	"afterfin/internal/tcp"
 )
 
-// Counts is what the kernel side counted of TIME_WAIT instead of telling rows.
+// Counts is what the kernel side counted instead of telling rows, of TIME_WAIT most of it.
 type Counts struct {
 	Tallies    map[uint32]*Tally // by netns
 	Histograms [Measures]Histogram
+	Changes    []Changes
 	Makers     []Maker // in no order
 	Peers      []Peer  // in no order
+}
+
+// Changes is how often sockets, and mini-sockets, went from one state to another.
+type Changes struct {
+	From, To tcp.State
+	Count    uint64
 }
 
 // Tally is what became of TIME_WAIT in one netns (struct af_tally).
@@ -49,6 +58,24 @@ func (t *Tally) Add(o *Tally) {
 	t.PeersLeftOut += o.PeersLeftOut
 }
 
+// Since is what was counted after o, of the same netns, was read.
+func (t *Tally) Since(o *Tally) Tally {
+	d := *t
+	for i := range d.Entered {
+		d.Entered[i] -= o.Entered[i]
+	}
+	for i := range d.Ended {
+		d.Ended[i] -= o.Ended[i]
+		d.HalfwayEnded[i] -= o.HalfwayEnded[i]
+	}
+	d.Restarted -= o.Restarted
+	d.Restarts -= o.Restarts
+	d.RestartsUnknown -= o.RestartsUnknown
+	d.MakersLeftOut -= o.MakersLeftOut
+	d.PeersLeftOut -= o.PeersLeftOut
+	return d
+}
+
 // Maker is who left TIME_WAIT behind: the owner of the socket.
 type Maker struct {
 	Owner // How is not told
@@ -64,6 +91,13 @@ type Peer struct {
 	NetNS  uint32
 	Side   Side
 	Count  uint64
+}
+
+// Ranked is who was counted in some time, in no order.
+type Ranked struct {
+	Makers  []Maker
+	Peers   []Peer
+	Callers []Caller
 }
 
 // Measure is what a histogram is of (enum af_measure).
@@ -95,6 +129,7 @@ const (
 type Histogram struct {
 	Count       uint64
 	Least, Most uint64 // exact; 0 without values
+	Sum         uint64 // of all values
 	Slots       [Slots]uint64
 }
 

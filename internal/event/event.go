@@ -100,6 +100,10 @@ type Transition struct {
 	Owner    Owner
 }
 
+// DiedOpen: the connection is over and its descriptor still open, as the inode of its file
+// says. Of other sockets CLOSE is the end.
+func (t *Transition) DiedOpen() bool { return t.To == tcp.Close && t.SkErr != 0 && t.Inode != 0 }
+
 // Existing is a socket that was there when sock_diag was asked. The kernel
 // wrote it at some moment between After and Before.
 type Existing struct {

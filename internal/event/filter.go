@@ -17,6 +17,7 @@ type Filter struct {
 	RemotePorts []uint16
 	NetNS       uint32       // 0: all
 	States      tcp.StateSet // the state left or the one entered
+	DiedOpen    bool         // with States, or the rows of a tracer that counts: those that are Transition.DiedOpen, too
 	Family      uint8        // 4, 6, or 0 for both; v4-mapped is 4
 	Comm        string       // the owner's process name, in full
 }
@@ -29,7 +30,7 @@ const (
 
 // Match applies every condition.
 func (f *Filter) Match(t *Transition) bool {
-	if f.States != 0 && !f.States.Has(t.From) && !f.States.Has(t.To) {
+	if f.States != 0 && !f.States.Has(t.From) && !f.States.Has(t.To) && !(f.DiedOpen && t.DiedOpen()) {
 		return false
 	}
 	return f.matchSocket(t.NetNS, t.Tuple) && f.matchOwner(&t.Owner)

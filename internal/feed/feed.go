@@ -68,7 +68,7 @@ type Feed struct {
 	walk      budget
 	overflows *overflows
 	looked    time.Time // when moves were looked for last
-	partial   bool      // the filter hides some rows of a socket and not others, its end perhaps
+	partial   bool      // some rows of a socket are told and not others, its end perhaps not
 	lostRows  uint64
 	start     Start
 	offset    time.Duration
@@ -82,7 +82,7 @@ func Open(cfg Config) (*Feed, error) {
 		filter:  cfg.Filter,
 		table:   conn.NewTable(conn.MaxConns),
 		raw:     make([]event.Transition, Batch),
-		partial: cfg.Filter.States != 0 || cfg.Filter.WantsOwner(),
+		partial: cfg.Filter.States != 0 || cfg.Filter.WantsOwner() || cfg.Counts,
 	}
 	if cfg.ExactOwner {
 		f.start.CallBefore = tracer.CallCost()

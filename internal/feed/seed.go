@@ -56,7 +56,7 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	f.netns = len(entered)
 
 	if err := t.Seed(func(h *event.Holder) {
-		if cfg.keeps() {
+		if !cfg.Counts || cfg.Rows != 0 {
 			f.holders = append(f.holders, *h)
 		}
 	}); err != nil {
@@ -70,9 +70,10 @@ func seed(t *tracer.Tracer, cfg Config) (*found, error) {
 	return f, nil
 }
 
-// keeps: is there a table to fill? Counting needs the dump and the walk for what they tell
-// the kernel side.
-func (cfg *Config) keeps() bool { return cfg.Rows != 0 || !cfg.Counts }
+// keeps: does a socket in this state go into the table? Counting needs the dump and the walk for
+// what they tell the kernel side, and has no rows but from and to some states: of a socket in
+// another one the end may never be told.
+func (cfg *Config) keeps(s tcp.State) bool { return !cfg.Counts || cfg.Rows.Has(s) }
 
 func (f *found) dump(cfg *Config) error {
 	return sockdiag.Dump(tcp.Live, func(e *event.Existing) {
@@ -81,7 +82,7 @@ func (f *found) dump(cfg *Config) error {
 			if e.State == tcp.TimeWait {
 				f.left = max(f.left, e.Left)
 			}
-			if cfg.keeps() {
+			if cfg.keeps(e.State) {
 				f.sockets = append(f.sockets, *e)
 			}
 		}

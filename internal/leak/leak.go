@@ -31,7 +31,7 @@ type Found struct {
 
 	Sites *site.Book // where sockets were made; nil: nobody looked
 
-	deaths map[uint64]death // by inode, of Memory
+	deaths map[uint64]Death // by inode, of Memory
 }
 
 // Socket is one socket, as found and by whom it is held.
@@ -135,6 +135,17 @@ func Judge(f *Found, state tcp.State, olderThan time.Duration) []Leak {
 		leaks = append(leaks, l)
 	}
 	return leaks
+}
+
+// Ages are those of all sockets that wait in the state, in no order.
+func (f *Found) Ages(state tcp.State) []Age {
+	var ages []Age
+	for i := range f.Sockets {
+		if s := &f.Sockets[i]; s.waits(state) {
+			ages = append(ages, ageOf(s, f.At, f.Tick))
+		}
+	}
+	return ages
 }
 
 // waits: is it in the state, for somebody's close()? A FIN_WAIT2 that nobody holds is ended

@@ -3,6 +3,8 @@
 package leak
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"afterfin/internal/conn"
@@ -24,45 +26,67 @@ type Dead struct {
 // descriptor. It grows with what waits, not with what passes. Not for concurrent use.
 type Memory struct {
 	state  tcp.State
-	waits  map[uint64]wait // by cookie
-	deaths map[uint64]death
+	waits  map[uint64]Wait // by cookie
+	deaths map[uint64]Death
 }
 
-type wait struct {
-	entered time.Duration
-	side    event.Side
-	maker   event.Owner // zero unless it was seen to connect or accept
+// Wait is a socket that was seen coming to its state.
+type Wait struct {
+	Cookie  uint64
+	Entered time.Duration // CLOCK_MONOTONIC
+	Side    event.Side
+	Maker   event.Owner // zero unless it was seen to connect or accept
 }
 
-type death struct {
-	tuple  tcp.Tuple
-	at     time.Duration
-	cookie uint64
+// Death is a socket that died under its descriptor.
+type Death struct {
+	Inode, Cookie uint64
+	Tuple         tcp.Tuple
+	At            time.Duration // CLOCK_MONOTONIC
+}
+
+// Record is what a Memory knows, for another process.
+type Record struct {
+	Waits  []Wait
+	Deaths []Death
 }
 
 // NewMemory is about sockets in one state.
 func NewMemory(state tcp.State) *Memory {
-	return &Memory{state: state, waits: make(map[uint64]wait), deaths: make(map[uint64]death)}
+	return &Memory{state: state, waits: make(map[uint64]Wait), deaths: make(map[uint64]Death)}
 }
 
-// DiedOpen: the connection is over and its descriptor still open, as the inode of its file
-// says. Of other sockets CLOSE is the end.
-func DiedOpen(ch *conn.Change) bool { return ch.To == tcp.Close && ch.SkErr != 0 && ch.Inode != 0 }
+// Record gives all that is known.
+func (m *Memory) Record() Record {
+	return Record{slices.Collect(maps.Values(m.waits)), slices.Collect(maps.Values(m.deaths))}
+}
 
-// Apply takes in what changed.
+// Recall makes a Memory of one.
+func (r *Record) Recall(state tcp.State) *Memory {
+	m := NewMemory(state)
+	for _, w := range r.Waits {
+		m.waits[w.Cookie] = w
+	}
+	for _, d := range r.Deaths {
+		m.deaths[d.Inode] = d
+	}
+	return m
+}
+
+// Apply takes in what changed: what comes to the state or leaves it, and what is DiedOpen.
 func (m *Memory) Apply(ch *conn.Change) {
-	if ch.From == m.state && m.waits[ch.Cookie].entered <= ch.Mono { // else it left, and came back
+	if ch.From == m.state && m.waits[ch.Cookie].Entered <= ch.Mono { // else it left, and came back
 		delete(m.waits, ch.Cookie)
 	}
 	switch {
-	case ch.To == m.state && m.waits[ch.Cookie].entered <= ch.Mono:
-		w := wait{entered: ch.Mono, side: ch.Side}
+	case ch.To == m.state && m.waits[ch.Cookie].Entered <= ch.Mono:
+		w := Wait{Cookie: ch.Cookie, Entered: ch.Mono, Side: ch.Side}
 		if how := ch.Owner.How; how == event.HowConnect || how == event.HowAccept {
-			w.maker = ch.Owner
+			w.Maker = ch.Owner
 		}
 		m.waits[ch.Cookie] = w
-	case DiedOpen(ch):
-		m.deaths[ch.Inode] = death{ch.Tuple, ch.Mono, ch.Cookie}
+	case ch.DiedOpen():
+		m.deaths[ch.Inode] = Death{ch.Inode, ch.Cookie, ch.Tuple, ch.Mono}
 	}
 }
 
@@ -77,29 +101,29 @@ func (m *Memory) Complete(f *Found) (closed []uint64) {
 		if !ok {
 			continue
 		}
-		s.Entered = w.entered
-		if w.side != event.SideUnknown {
-			s.Side = w.side
+		s.Entered = w.Entered
+		if w.Side != event.SideUnknown {
+			s.Side = w.Side
 		}
-		s.Maker = w.maker
+		s.Maker = w.Maker
 	}
 	for cookie, w := range m.waits {
-		if w.entered < f.Began && !found[cookie] {
+		if w.Entered < f.Began && !found[cookie] {
 			delete(m.waits, cookie)
 		}
 	}
-	open := make(map[uint64]death)
+	open := make(map[uint64]Death)
 	for _, stray := range f.Strays {
 		if d, ok := m.deaths[stray.Inode]; ok {
 			open[stray.Inode] = d
 		}
 	}
 	for inode, d := range m.deaths { // one that died since the look is in no list yet
-		if d.at > f.Began {
+		if d.At > f.Began {
 			open[inode] = d
 		}
 		if _, still := open[inode]; !still {
-			closed = append(closed, d.cookie)
+			closed = append(closed, d.Cookie)
 		}
 	}
 	m.deaths = open
@@ -114,10 +138,10 @@ func (f *Found) dead() (dead []Dead, unclear int) {
 		d, seen := f.deaths[s.Inode]
 		switch {
 		case s.Known:
-			dead = append(dead, Dead{s, d.at, f.Sites.Get(d.cookie)})
+			dead = append(dead, Dead{s, d.At, f.Sites.Get(d.Cookie)})
 		case seen:
-			s.Local, s.Remote = d.tuple.Local, d.tuple.Remote
-			dead = append(dead, Dead{s, d.at, f.Sites.Get(d.cookie)})
+			s.Local, s.Remote = d.Tuple.Local, d.Tuple.Remote
+			dead = append(dead, Dead{s, d.At, f.Sites.Get(d.Cookie)})
 		default:
 			unclear++
 		}

@@ -136,10 +136,10 @@ func TestMemoryForgets(t *testing.T) {
 	f := found(socket(nil))
 	f.Strays = []owner.Stray{stray(7, true)}
 	m.Complete(f)
-	if _, ok := m.waits[5000]; !ok || len(m.waits) != 2 || m.waits[1].entered != 900*sec {
+	if _, ok := m.waits[5000]; !ok || len(m.waits) != 2 || m.waits[1].Entered != 900*sec {
 		t.Errorf("waits %v", m.waits)
 	}
-	if _, ok := m.deaths[5000]; !ok || len(m.deaths) != 2 || m.deaths[7].at != 900*sec {
+	if _, ok := m.deaths[5000]; !ok || len(m.deaths) != 2 || m.deaths[7].At != 900*sec {
 		t.Errorf("deaths %v", m.deaths)
 	}
 	later := found()

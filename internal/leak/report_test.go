@@ -22,7 +22,7 @@ func TestMake(t *testing.T) {
 	f.Strays = []owner.Stray{stray(21, true), stray(22, true), stray(23, false), stray(24, true), stray(25, true)}
 	f.Strays[0].Process = known
 	f.Strays[1].Process = leaky
-	f.deaths = map[uint64]death{24: {at: looked - 9*sec}, 25: {at: looked - 10*sec}}
+	f.deaths = map[uint64]Death{24: {At: looked - 9*sec}, 25: {At: looked - 10*sec}}
 	ignore := &Ignore{}
 	if err := ignore.Add("comm=known"); err != nil {
 		t.Fatal(err)

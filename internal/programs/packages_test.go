@@ -30,6 +30,8 @@ var tools = []needed{
 var servers = []needed{
 	{"/usr/bin/redis-server", []string{"redis-server"}},
 	{"/usr/sbin/nginx", []string{"nginx"}},
+	{"/usr/bin/prometheus", []string{"prometheus"}},
+	{"/usr/bin/promtool", []string{"prometheus"}},
 }
 
 // fromDebian finds or fetches all of them: where they are, and the environment that
@@ -50,9 +52,10 @@ func fromDebian() (paths map[string]string, env []string, err error) {
 		return nil, nil, err
 	}
 	root := filepath.Join(cache, "afterfin", "programs")
-	if missing := find(servers, root, paths); missing != nil {
-		note("unpacking %s into %s", strings.Join(missing, " "), root)
-		if err := unpack(missing, root); err != nil {
+	if find(servers, root, paths) != nil {
+		all := find(servers, "/nowhere", make(map[string]string)) // what is there goes first
+		note("unpacking %s into %s", strings.Join(all, " "), root)
+		if err := unpack(all, root); err != nil {
 			return nil, nil, err
 		}
 	}

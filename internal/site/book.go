@@ -38,6 +38,13 @@ func (b *Book) Get(cookie uint64) *Site {
 	return b.sites[cookie]
 }
 
+// Each calls fn with all that is known, in no order.
+func (b *Book) Each(fn func(cookie uint64, s *Site)) {
+	for cookie, s := range b.sites {
+		fn(cookie, s)
+	}
+}
+
 // Len is how many sockets are known.
 func (b *Book) Len() int { return len(b.sites) }
 

@@ -36,6 +36,7 @@ func Merge(a, b *event.Histogram) *event.Histogram {
 		sum.Slots[i] += n
 	}
 	sum.Count += b.Count
+	sum.Sum += b.Sum
 	sum.Most = max(a.Most, b.Most)
 	if a.Count == 0 || b.Count > 0 && b.Least < a.Least {
 		sum.Least = b.Least

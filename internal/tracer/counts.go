@@ -9,6 +9,7 @@ import (
 
 	"afterfin/internal/clock"
 	"afterfin/internal/event"
+	"afterfin/internal/tcp"
 )
 
 // StartCounting has what becomes of TIME_WAIT counted from now on. Only with Config.Counts.
@@ -27,8 +28,8 @@ func (t *Tracer) setCounting(on bool) error {
 // The maps of bpf/maps.h as Go reads them; a test compares them with the object's BTF.
 type (
 	rawHistogram struct {
-		Most, Least uint64
-		Slots       [event.Slots]uint32
+		Most, Least, Sum uint64
+		Slots            [event.Slots]uint32
 	}
 	rawMaker struct {
 		Start      uint64
@@ -60,8 +61,17 @@ type (
 
 // Counts reads what was counted since StartCounting. Others go on counting meanwhile.
 func (t *Tracer) Counts() (*event.Counts, error) {
+	return counts(t.readTallies, t.readChanges, t.readHistograms, t.readMakers, t.readPeers)
+}
+
+// Totals is Counts without Makers and Peers, of which there may be many.
+func (t *Tracer) Totals() (*event.Counts, error) {
+	return counts(t.readTallies, t.readChanges, t.readHistograms)
+}
+
+func counts(reads ...func(*event.Counts) error) (*event.Counts, error) {
 	c := &event.Counts{Tallies: make(map[uint32]*event.Tally)}
-	for _, read := range []func(*event.Counts) error{t.readTallies, t.readHistograms, t.readMakers, t.readPeers} {
+	for _, read := range reads {
 		if err := read(c); err != nil {
 			return nil, fmt.Errorf("read counts: %w", err)
 		}
@@ -83,6 +93,25 @@ func (t *Tracer) readTallies(c *event.Counts) error {
 	return all.Err()
 }
 
+// changeStates is AF_CHANGES.
+const changeStates = 16
+
+func (t *Tracer) readChanges(c *event.Counts) error {
+	var key uint32
+	var perCPU []uint64
+	all := t.coll.Maps["changes"].Iterate()
+	for all.Next(&key, &perCPU) {
+		n := uint64(0)
+		for _, here := range perCPU {
+			n += here
+		}
+		if n > 0 {
+			c.Changes = append(c.Changes, event.Changes{From: tcp.State(key / changeStates), To: tcp.State(key % changeStates), Count: n})
+		}
+	}
+	return all.Err()
+}
+
 func (t *Tracer) readHistograms(c *event.Counts) error {
 	for m := range c.Histograms {
 		var perCPU []rawHistogram
@@ -93,6 +122,7 @@ func (t *Tracer) readHistograms(c *event.Counts) error {
 		var leastInverted uint64
 		for i := range perCPU {
 			h.Most = max(h.Most, perCPU[i].Most)
+			h.Sum += perCPU[i].Sum
 			leastInverted = max(leastInverted, perCPU[i].Least)
 			for slot, n := range perCPU[i].Slots {
 				h.Slots[slot] += uint64(n)
@@ -111,12 +141,16 @@ func (t *Tracer) readMakers(c *event.Counts) error {
 	var value rawRanked
 	all := t.coll.Maps["makers"].Iterate()
 	for all.Next(&key, &value) {
-		c.Makers = append(c.Makers, event.Maker{
-			Owner: event.Owner{PID: key.PID, Start: time.Duration(key.Start), Comm: value.Comm},
-			NetNS: key.NetNS, Side: event.Side(key.Side), Count: value.Count,
-		})
+		c.Makers = append(c.Makers, maker(&key, &value))
 	}
 	return all.Err()
+}
+
+func maker(key *rawMaker, value *rawRanked) event.Maker {
+	return event.Maker{
+		Owner: event.Owner{PID: key.PID, Start: time.Duration(key.Start), Comm: value.Comm},
+		NetNS: key.NetNS, Side: event.Side(key.Side), Count: value.Count,
+	}
 }
 
 func (t *Tracer) readPeers(c *event.Counts) error {
@@ -124,12 +158,16 @@ func (t *Tracer) readPeers(c *event.Counts) error {
 	var value rawRanked
 	all := t.coll.Maps["peers"].Iterate()
 	for all.Next(&key, &value) {
-		c.Peers = append(c.Peers, event.Peer{
-			Remote: netip.AddrFrom16(key.Remote).Unmap(), Port: uint16(key.Port),
-			NetNS: key.NetNS, Side: event.Side(key.Side), Count: value.Count,
-		})
+		c.Peers = append(c.Peers, peer(&key, &value))
 	}
 	return all.Err()
+}
+
+func peer(key *rawPeer, value *rawRanked) event.Peer {
+	return event.Peer{
+		Remote: netip.AddrFrom16(key.Remote).Unmap(), Port: uint16(key.Port),
+		NetNS: key.NetNS, Side: event.Side(key.Side), Count: value.Count,
+	}
 }
 
 // TimeWaitLength is Config.TimeWaitLength, or what the timer of a TIME_WAIT was set to since

@@ -42,18 +42,22 @@ func (t *Tracer) Callers() ([]event.Caller, error) {
 	)
 	all := t.coll.Maps["callers"].Iterate()
 	for all.Next(&key, &value) {
-		found = append(found, event.Caller{
-			Owner: event.Owner{PID: key.PID, Start: time.Duration(key.Start), Comm: value.Comm},
-			NetNS: key.NetNS, Source: netip.AddrFrom16(key.Source).Unmap(), Bound: key.Bound != 0,
-			Destination: netip.AddrPortFrom(netip.AddrFrom16(key.Remote).Unmap(), uint16(key.Port)),
-			Calls: event.Calls{
-				Connects: value.Connects, Failures: value.Failures, TimeWaits: value.TimeWaits, Released: value.Released,
-				Failed: time.Duration(value.Failed),
-			},
-		})
+		found = append(found, caller(&key, &value))
 	}
 	if err := all.Err(); err != nil {
 		return nil, fmt.Errorf("read callers: %w", err)
 	}
 	return found, nil
+}
+
+func caller(key *rawCaller, value *rawCalls) event.Caller {
+	return event.Caller{
+		Owner: event.Owner{PID: key.PID, Start: time.Duration(key.Start), Comm: value.Comm},
+		NetNS: key.NetNS, Source: netip.AddrFrom16(key.Source).Unmap(), Bound: key.Bound != 0,
+		Destination: netip.AddrPortFrom(netip.AddrFrom16(key.Remote).Unmap(), uint16(key.Port)),
+		Calls: event.Calls{
+			Connects: value.Connects, Failures: value.Failures, TimeWaits: value.TimeWaits, Released: value.Released,
+			Failed: time.Duration(value.Failed),
+		},
+	}
 }

@@ -247,7 +247,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"want_lports": lports, "want_lports_n": uint32(len(f.LocalPorts)),
 		"want_rports": rports, "want_rports_n": uint32(len(f.RemotePorts)),
 		"want_netns":  f.NetNS,
-		"want_states": uint32(f.States),
+		"want_states": uint32(f.States), "want_died_open": f.DiedOpen,
 		"want_family": f.Family,
 		"want_comm":   comm,
 		"want_sites":  uint32(cfg.Sites),

@@ -71,7 +71,7 @@ func TestLeakBlock(t *testing.T) {
          1: data and the end of stream behind it are unread: the program stopped reading
          1: the connection is gone (reset, or timed out), the descriptor stays: never closed
          inherited: 1 of them were made by another process than those that hold them; the parent, master pid 1200, has closed them
-  where  not known: --follow names the line of code of the next one
+  where  not known: leaks --follow names the line of code of the next one, and so does afterfin serve if it runs beside
   fds    19 44 45 46
          1 of them are also held by helper pid 4200
   next   close() on that path; a pool needs an idle timeout below the peer's

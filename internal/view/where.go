@@ -42,7 +42,7 @@ func whereText(r *leak.Report, g *leak.Group) (lines []string) {
 	}
 	switch {
 	case !r.Seen.Makes:
-		return append(lines, "not known: --follow names the line of code of the next one")
+		return append(lines, "not known: leaks --follow names the line of code of the next one, and so does afterfin serve if it runs beside")
 	case !r.Seen.Accepts && acceptedOnly(g):
 		return append(lines, "no stack yet"+who+": accept() is not seen by the hooks that load here, --deep takes it")
 	}

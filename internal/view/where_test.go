@@ -61,7 +61,7 @@ func TestWhereText(t *testing.T) {
 		sites []*site.Site
 		want  []string
 	}{
-		"one look": {want: []string{"not known: --follow names the line of code of the next one"}, sites: []*site.Site{nil}},
+		"one look": {want: []string{"not known: leaks --follow names the line of code of the next one, and so does afterfin serve if it runs beside"}, sites: []*site.Site{nil}},
 		"Go": {followed, 0, []*site.Site{goSite, goSite, nil}, []string{
 			"billing.(*Client).Get  billing/client.go:88   (2 of 3, connect)", "← main.main  build/main.go:12",
 			"no stack yet of 1 other: older than afterfin; the next one of its kind will be caught",
