@@ -263,7 +263,7 @@ func TestServeLeak(t *testing.T) {
 // leaksBy is leaks on the scene's netns, in this process.
 func (s *scene) leaksBy(args ...string) (doc leaksDoc, when lab.Step) {
 	s.Helper()
-	when.Before = lab.Mono()
+	when.Before, when.Ticked = lab.Mono(), lab.Ticked()
 	stdout, stderr, code := runAs(s.T, nil, "", append([]string{"leaks", "-o", "json", "--older-than", "0s", "--netns", s.ns.Path()}, args...)...)
 	when.After = lab.Mono()
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != exitOK || stderr != "" {
