@@ -154,10 +154,16 @@ func serve(e env, o *serveOptions) error {
 	return nil
 }
 
-// listen opens where metrics are told. Nothing is, with --check, if it works.
+// listen opens where metrics are told; with --check nothing: another serve may run.
 func (o *serveOptions) listen() ([]net.Listener, error) {
 	var listeners []net.Listener
 	for _, address := range o.addresses {
+		if o.check {
+			if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
+				return nil, usage("--web.listen-address: %w", err)
+			}
+			continue
+		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			for _, l := range listeners {

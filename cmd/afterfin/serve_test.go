@@ -271,3 +271,26 @@ func (s *scene) leaksBy(args ...string) (doc leaksDoc, when lab.Step) {
 	}
 	return doc, when
 }
+
+// TestServeCheck: it attaches and ends, also beside a serve that listens there.
+func TestServeCheck(t *testing.T) {
+	v := startServe(t)
+	at := strings.TrimPrefix(v.at, "http://")
+	stdout, stderr, code := runAs(t, nil, "", "serve", "--check", "--web.listen-address", at, "--recorder", v.socket)
+	if code != exitOK || !strings.HasPrefix(stdout, "ok: ") || stderr != "" {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	for want, args := range map[string][]string{
+		"error: --web.listen-address: ":           {"--check", "--web.listen-address", "nowhere:bogus"},
+		"error: --web.listen-address: listen tcp": {"--web.listen-address", at},
+		"another serve listens there":             {"--web.listen-address", "127.0.0.1:0", "--recorder", v.socket},
+	} {
+		stdout, stderr, code = runAs(t, nil, "", append([]string{"serve"}, args...)...)
+		if code == exitOK || stdout != "" || !strings.Contains(stderr, want) || strings.Contains("\n"+stderr, "\nready ") {
+			t.Errorf("%v exits %d: %s%s", args, code, stdout, stderr)
+		}
+	}
+	if m := v.metrics(); m["afterfin_close_wait_age_seconds"] < 0 {
+		t.Errorf("the one that was there is gone: %v", m)
+	}
+}
