@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -73,6 +74,7 @@ type porter struct {
 	sample time.Duration
 	// recorder is the socket of the flight recorder to ask first; empty: none.
 	recorder string
+	missed   error // why that was no help
 
 	begin  time.Duration // CLOCK_MONOTONIC when the counting began
 	peaks  ports.Peaks
@@ -84,8 +86,10 @@ type porter struct {
 }
 
 func (p *porter) run() error {
-	if p.recorder != "" && p.recorded() {
-		return p.write()
+	if p.recorder != "" {
+		if p.missed = p.recorded(); p.missed == nil {
+			return p.write()
+		}
 	}
 	now := func() error { return nil }
 	if p.output == "text" {
@@ -103,7 +107,10 @@ func (p *porter) collect(now func() error) error {
 	if p.sample == 0 {
 		return p.look(nil, ports.Look{})
 	}
-	f, begin, err := beginCounting(p.env, p.cfg, func(f *feed.Feed) error { return p.look(f, ports.Look{}) })
+	f, begin, err := beginCounting(p.env, p.cfg, func(f *feed.Feed) error {
+		unrecorded(p.env, p.missed, fmt.Sprintf("counting for %v", p.sample))
+		return p.look(f, ports.Look{})
+	})
 	if err != nil {
 		return err
 	}

@@ -23,10 +23,15 @@ func addRecorder(flags *pflag.FlagSet, socket *string) {
 	flags.StringVar(socket, "recorder", recorder.Socket, "ask the serve that listens here; empty: do not")
 }
 
-// unrecorded says what is missing for want of a flight recorder.
+// unrecorded says what is missing for want of a flight recorder; nothing without an error.
 func unrecorded(e env, err error, missing string) {
-	fmt.Fprintf(e.stderr, "notice: %v: %s\n", err, missing)
+	if err != nil {
+		fmt.Fprintf(e.stderr, "notice: %v: %s\n", err, missing)
+	}
 }
+
+// errJustBegun: the flight recorder is there, and has no two looks yet.
+var errJustBegun = errors.New("the flight recorder has just begun")
 
 // recorded is the completer of leaks: it asks the flight recorder after the look, so that this knows of
 // all that was found.
@@ -51,34 +56,32 @@ func (o *leaksOptions) recorded(e env) completer {
 // recordedWhile is what timewait asks for: of the TIME_WAIT that begin in it some end in it.
 const recordedWhile = 2 * time.Minute
 
-// recorded has the report from the flight recorder, if there is one.
-func (t *timewaiter) recorded() bool {
+// recorded has the report from the flight recorder.
+func (t *timewaiter) recorded() error {
 	var got recorder.TimeWait
 	err := recorder.Ask(t.env.ctx, t.recorder, recorder.AskTimeWait, url.Values{"since": {recordedWhile.String()}}, &got)
 	if err == nil && got.Window == nil {
-		err = fmt.Errorf("the flight recorder has just begun")
+		err = errJustBegun
 	}
 	if err != nil {
-		unrecorded(t.env, err, fmt.Sprintf("counting for %v", t.sample))
-		return false
+		return err
 	}
 	fmt.Fprintf(t.env.stderr, "notice: what the flight recorder counted in the last %s; --sample counts anew\n", view.Duration(got.Took))
 	t.report.Now = got.Before // until look
 	t.report.Sample = &view.TimeWaitSample{Took: got.Took, Counts: got.Counts, Wheel: timewait.Wheel{Tick: clock.Jiffy()},
 		Length: got.Length, Processes: makersAlive(got.Counts), Lost: got.Lost, MapMemory: got.MapMemory, Heap: heap()}
-	return true
+	return nil
 }
 
 // recorded likewise.
-func (p *porter) recorded() bool {
+func (p *porter) recorded() error {
 	var got recorder.Ports
 	err := recorder.Ask(p.env.ctx, p.recorder, recorder.AskPorts, nil, &got)
 	if err == nil && got.Took == 0 {
-		err = fmt.Errorf("the flight recorder has just begun")
+		err = errJustBegun
 	}
 	if err != nil {
-		unrecorded(p.env, err, fmt.Sprintf("counting for %v", p.sample))
-		return false
+		return err
 	}
 	fmt.Fprintf(p.env.stderr, "notice: connect() as the flight recorder counted it in %s; --sample counts anew\n", view.Duration(got.Took))
 	p.report.Took, p.report.Lost, p.report.Length, p.report.Measured = got.Took, got.Lost, got.Length, got.Measured
@@ -93,5 +96,5 @@ func (p *porter) recorded() bool {
 		}
 	}
 	p.take(p.report.Spaces, got.Unreachable)
-	return true
+	return nil
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"time"
 
@@ -97,7 +98,11 @@ func (t *timewaiter) run() error {
 		}
 		return t.writeNow()
 	}
-	if t.recorder != "" && t.recorded() {
+	var missed error // why the flight recorder was no help
+	if t.recorder != "" {
+		missed = t.recorded()
+	}
+	if t.report.Sample != nil {
 		if err := t.look(); err != nil {
 			return err
 		}
@@ -108,7 +113,10 @@ func (t *timewaiter) run() error {
 		}
 		return t.writeSample()
 	}
-	f, begin, err := beginCounting(t.env, t.cfg, func(*feed.Feed) error { return t.look() })
+	f, begin, err := beginCounting(t.env, t.cfg, func(*feed.Feed) error {
+		unrecorded(t.env, missed, fmt.Sprintf("counting for %v", t.sample))
+		return t.look()
+	})
 	if err != nil {
 		return err
 	}
