@@ -5,7 +5,6 @@ package export
 import (
 	"math"
 	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -34,6 +33,9 @@ func nearestSlots(wanted ...float64) []int {
 // nativeSchema: 32 buckets between two powers of two, each 2.2 % wide.
 const nativeSchema = 5
 
+// nativeZero is the bound of the bucket of zeros: one of a bucket's as well, and below a microsecond.
+const nativeZero = 1.0 / (1 << 20)
+
 // kernelHistogram is a histogram of the kernel side's as a metric, in classic and in native
 // buckets. Its values are microseconds.
 type kernelHistogram struct {
@@ -56,7 +58,7 @@ func (m kernelHistogram) Desc() *prometheus.Desc { return m.desc }
 // Write is part of prometheus.Metric.
 func (m kernelHistogram) Write(out *dto.Metric) error {
 	out.Label = m.labels
-	sum := (time.Duration(m.counts.Sum) * time.Microsecond).Seconds()
+	sum := float64(m.counts.Sum) / 1e6
 	out.Histogram = &dto.Histogram{SampleCount: &m.counts.Count, SampleSum: &sum}
 	m.classic(out.Histogram)
 	m.native(out.Histogram)
@@ -76,7 +78,7 @@ func (m kernelHistogram) classic(out *dto.Histogram) {
 
 // native puts each slot where its middle belongs: it is finer than the bucket.
 func (m kernelHistogram) native(out *dto.Histogram) {
-	schema, threshold, zero := int32(nativeSchema), 1e-6, uint64(0)
+	schema, threshold, zero := int32(nativeSchema), nativeZero, uint64(0)
 	buckets := make(map[int]uint64)
 	for slot, n := range m.counts.Slots {
 		switch {
