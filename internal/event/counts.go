@@ -76,6 +76,23 @@ func (t *Tally) Since(o *Tally) Tally {
 	return d
 }
 
+// Follows tells whether t may be o, read later. If a count is less, it is of another netns, which
+// got the same inode number.
+func (t *Tally) Follows(o *Tally) bool {
+	for i := range t.Entered {
+		if t.Entered[i] < o.Entered[i] {
+			return false
+		}
+	}
+	for i := range t.Ended {
+		if t.Ended[i] < o.Ended[i] || t.HalfwayEnded[i] < o.HalfwayEnded[i] {
+			return false
+		}
+	}
+	return t.Restarted >= o.Restarted && t.Restarts >= o.Restarts && t.RestartsUnknown >= o.RestartsUnknown &&
+		t.MakersLeftOut >= o.MakersLeftOut && t.PeersLeftOut >= o.PeersLeftOut
+}
+
 // Maker is who left TIME_WAIT behind: the owner of the socket.
 type Maker struct {
 	Owner // How is not told

@@ -30,3 +30,31 @@ func TestTallyAdd(t *testing.T) {
 		t.Errorf("%+v", sum)
 	}
 }
+
+// Since takes away what Add added, and what has less of anything is no later one.
+func TestTallySinceAndFollows(t *testing.T) {
+	count := func(n uint64) map[string]Tally {
+		all := make(map[string]Tally)
+		for name, set := range map[string]func(*Tally){
+			"entered": func(t *Tally) { t.Entered[SideAccept] = n }, "ended": func(t *Tally) { t.Ended[CauseNoPort] = n },
+			"halfway ended": func(t *Tally) { t.HalfwayEnded[CauseExpired] = n }, "restarted": func(t *Tally) { t.Restarted = n },
+			"restarts": func(t *Tally) { t.Restarts = n }, "restarts unknown": func(t *Tally) { t.RestartsUnknown = n },
+			"makers": func(t *Tally) { t.MakersLeftOut = n }, "peers": func(t *Tally) { t.PeersLeftOut = n },
+		} {
+			one := Tally{}
+			set(&one)
+			all[name] = one
+		}
+		return all
+	}
+	before, after, more := count(3), count(5), count(2)
+	for name, a := range before {
+		b := after[name]
+		if d := b.Since(&a); d != more[name] {
+			t.Errorf("%s: %+v", name, d)
+		}
+		if !b.Follows(&a) || !a.Follows(&a) || a.Follows(&b) {
+			t.Errorf("%s: 5 follows 3: %v, 3 follows 3: %v, 3 follows 5: %v", name, b.Follows(&a), a.Follows(&a), a.Follows(&b))
+		}
+	}
+}

@@ -14,7 +14,8 @@ import (
 const (
 	// Span is how far back a History goes.
 	Span = 10 * time.Minute
-	// mostRanked is how many of a ranking it keeps of an interval.
+	// mostRanked is how many of a ranking it keeps of an interval, and how many destinations of
+	// the other callers.
 	mostRanked = 500
 )
 
@@ -71,8 +72,8 @@ func (h *History) Add(i *Interval) {
 	k := kept{begin: i.Begin, end: i.End, tallies: make(map[uint32]event.Tally), after: &light, ranked: i.Ranked}
 	for inode, t := range i.Totals.Tallies {
 		before := h.last.Tallies[inode]
-		if before == nil {
-			before = &event.Tally{}
+		if before == nil || !t.Follows(before) {
+			before = &event.Tally{} // a netns that is new, under a number that may have been another's
 		}
 		if d := t.Since(before); d != (event.Tally{}) {
 			k.tallies[inode] = d
@@ -105,7 +106,6 @@ func (k *kept) rank() {
 	r := &k.ranked
 	timewait.SortMakers(r.Makers)
 	timewait.SortPeers(r.Peers)
-	slices.SortFunc(r.Callers, func(a, b event.Caller) int { return cmp.Compare(b.Connects, a.Connects) })
 	for _, m := range r.Makers[min(mostRanked, len(r.Makers)):] {
 		t := k.tallies[m.NetNS]
 		t.MakersLeftOut += m.Count
@@ -118,7 +118,29 @@ func (k *kept) rank() {
 	}
 	r.Makers = slices.Clone(r.Makers[:min(mostRanked, len(r.Makers))])
 	r.Peers = slices.Clone(r.Peers[:min(mostRanked, len(r.Peers))])
-	r.Callers = slices.Clone(r.Callers[:min(mostRanked, len(r.Callers))])
+	r.Callers = fewer(r.Callers)
+}
+
+// fewer keeps the callers with the most calls, and of the others what goes to each destination,
+// as the kernel side does without room: of many short processes together that may be the most.
+func fewer(callers []event.Caller) []event.Caller {
+	most := func(a, b event.Caller) int { return cmp.Compare(b.Connects, a.Connects) }
+	slices.SortFunc(callers, most)
+	rest := make(map[event.Caller]event.Calls)
+	for _, c := range callers[min(mostRanked, len(callers)):] {
+		calls := c.Calls
+		c.Owner, c.Calls = event.Owner{}, event.Calls{}
+		sum := rest[c]
+		sum.Add(&calls)
+		rest[c] = sum
+	}
+	var others []event.Caller
+	for c, calls := range rest {
+		c.Calls = calls
+		others = append(others, c)
+	}
+	slices.SortFunc(others, most)
+	return slices.Concat(callers[:min(mostRanked, len(callers))], others[:min(mostRanked, len(others))])
 }
 
 // Window is what was counted in the last while.
