@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	bridge "go.opentelemetry.io/contrib/bridges/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -48,11 +49,11 @@ type Exporter struct {
 // New begins to push. An endpoint that is no URL is an error, one where nobody listens is not.
 func New(ctx context.Context, cfg Config, from prometheus.Gatherer) (*Exporter, error) {
 	base, err := url.Parse(cfg.Endpoint)
-	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
+	if err != nil || base.Hostname() == "" || base.Scheme != "http" && base.Scheme != "https" {
 		return nil, fmt.Errorf("%q is no http or https URL", cfg.Endpoint)
 	}
-	about, err := resource.New(ctx, resource.WithHost(), resource.WithFromEnv(), resource.WithAttributes(
-		attribute.String("service.name", "afterfin"), attribute.String("service.version", cfg.Version)))
+	about, err := resource.New(ctx, resource.WithHost(), resource.WithAttributes(
+		attribute.String("service.name", "afterfin"), attribute.String("service.version", cfg.Version)), resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("describe this host: %w", err)
 	}
@@ -69,8 +70,15 @@ func New(ctx context.Context, cfg Config, from prometheus.Gatherer) (*Exporter, 
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // counted, and not told each time
 	e := &Exporter{}
+	gather := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		families, err := from.Gather()
+		if err != nil { // then there is nothing in the push, and it succeeds
+			e.failed.Add(1)
+		}
+		return families, err
+	})
 	reader := sdkmetric.NewPeriodicReader(&counting{metrics, &e.failed}, sdkmetric.WithInterval(cfg.Every),
-		sdkmetric.WithProducer(producer{bridge.NewMetricProducer(bridge.WithGatherer(from))}))
+		sdkmetric.WithProducer(producer{bridge.NewMetricProducer(bridge.WithGatherer(gather))}))
 	e.metrics = sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithResource(about))
 	first := firstWait
 	if cfg.FirstWait > 0 {
@@ -82,14 +90,15 @@ func New(ctx context.Context, cfg Config, from prometheus.Gatherer) (*Exporter, 
 	return e, nil
 }
 
-// Close pushes metrics once more, if that works within ctx.
+// Close pushes what waits and then metrics once more, as far as that works within ctx. The records
+// go first: the metrics can be had without a push.
 func (e *Exporter) Close(ctx context.Context) {
-	_ = e.metrics.Shutdown(ctx) // the collector may be down
-	_ = e.logs.Shutdown(ctx)
+	_ = e.logs.Shutdown(ctx) // the collector may be down
+	_ = e.metrics.Shutdown(ctx)
 }
 
-// Dropped counts log records that the collector did not take in time, and Failed the pushes of
-// metrics that failed.
+// Dropped counts log records that the collector refused, or that there was no room or no time for,
+// and Failed the pushes of metrics that failed.
 func (e *Exporter) Dropped() uint64 { return e.queue.dropped.Load() }
 
 // Failed is described with Dropped.

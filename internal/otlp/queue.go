@@ -4,6 +4,10 @@ package otlp
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,11 +20,11 @@ const (
 	batchSize = 256
 	firstWait = time.Second
 	longest   = 30 * time.Second // between two attempts
-	giveUp    = 10 * time.Minute // on a batch: the collector may refuse what is in it
 )
 
 // queue is a log.Processor that never makes its caller wait. A batch is tried again until it is
-// taken; what comes meanwhile waits in turn, and is dropped, and counted, if there is no room.
+// taken or refused for good; what comes meanwhile waits in turn, and is dropped, and counted, if
+// there is no room.
 //
 // The SDK's own drops the oldest without a count, and its exporter does not try again where nobody listens.
 type queue struct {
@@ -28,13 +32,14 @@ type queue struct {
 	first    time.Duration // firstWait, but in tests
 	waiting  chan sdk.Record
 	dropped  atomic.Uint64
-	ctx      context.Context
+	closing  chan struct{}   // closed: each batch has one more attempt
+	ctx      context.Context // of all attempts
 	stop     context.CancelFunc
 	ended    sync.WaitGroup
 }
 
 func newQueue(exporter sdk.Exporter, first time.Duration) *queue {
-	q := &queue{exporter: exporter, first: first, waiting: make(chan sdk.Record, queueSize)}
+	q := &queue{exporter: exporter, first: first, waiting: make(chan sdk.Record, queueSize), closing: make(chan struct{})}
 	q.ctx, q.stop = context.WithCancel(context.Background())
 	q.ended.Go(q.work)
 	return q
@@ -56,9 +61,12 @@ func (q *queue) OnEmit(_ context.Context, r *sdk.Record) error {
 // ForceFlush is part of log.Processor. What waits goes in its own time.
 func (q *queue) ForceFlush(context.Context) error { return nil }
 
-// Shutdown is part of log.Processor. What still waits is dropped, and counted.
+// Shutdown is part of log.Processor, and called once. What waits is tried once more, within ctx.
+// What then still waits is dropped, and counted.
 func (q *queue) Shutdown(ctx context.Context) error {
-	q.stop()
+	close(q.closing)
+	defer q.stop()
+	defer context.AfterFunc(ctx, q.stop)()
 	q.ended.Wait()
 	return q.exporter.Shutdown(ctx)
 }
@@ -68,8 +76,10 @@ func (q *queue) work() {
 		select {
 		case r := <-q.waiting:
 			q.send(q.batch(r))
-		case <-q.ctx.Done():
-			q.dropped.Add(uint64(len(q.waiting)))
+		case <-q.closing:
+			for len(q.waiting) > 0 {
+				q.send(q.batch(<-q.waiting))
+			}
 			return
 		}
 	}
@@ -90,20 +100,56 @@ func (q *queue) batch(first sdk.Record) []sdk.Record {
 }
 
 func (q *queue) send(batch []sdk.Record) {
-	wait := q.first
-	for begin := time.Now(); ; wait = min(2*wait, longest) {
-		if q.exporter.Export(q.ctx, batch) == nil {
-			return
+	for wait := q.first; ; wait = min(2*wait, longest) {
+		last := q.isClosing()
+		n, ok := refused(q.exporter.Export(q.ctx, batch), len(batch))
+		if !ok && last {
+			n, ok = len(batch), true
 		}
-		if time.Since(begin) > giveUp {
-			break
+		if ok {
+			q.dropped.Add(uint64(n))
+			return
 		}
 		select {
 		case <-time.After(wait):
-			continue
-		case <-q.ctx.Done():
+		case <-q.closing:
 		}
-		break
 	}
-	q.dropped.Add(uint64(len(batch)))
+}
+
+func (q *queue) isClosing() bool {
+	select {
+	case <-q.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// refused is how many records of a batch the collector will never take. ok is false as long as it
+// may yet take all. To send again what it has answered would hold up the others, or make doubles.
+func refused(err error, batch int) (n int, ok bool) {
+	// The SDK's types for these two are internal to it.
+	var later interface { // 429, 502, 503 and 504
+		error
+		As(any) bool
+	}
+	var partly interface { // it took the rest
+		error
+		Is(error) bool
+	}
+	var network net.Error
+	switch {
+	case err == nil:
+		return 0, true
+	case errors.As(err, &later), errors.As(err, &network), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
+		return 0, false
+	case errors.As(err, &partly):
+		if v := reflect.ValueOf(partly); v.Kind() == reflect.Struct {
+			if rejected := v.FieldByName("RejectedItems"); rejected.CanInt() {
+				return int(rejected.Int()), true
+			}
+		}
+	}
+	return batch, true
 }

@@ -4,6 +4,7 @@ package otlp
 
 import (
 	"fmt"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
@@ -12,6 +13,12 @@ import (
 	"afterfin/internal/leak"
 	"afterfin/internal/owner"
 )
+
+// text is an attribute with a name that somebody else gave. The kernel lets a process call itself
+// anything; a string that is not UTF-8 would keep the whole batch from being sent.
+func text(name, value string) attribute.KeyValue { return attribute.String(name, valid(value)) }
+
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // record makes a finding a log record: OpenTelemetry's names where there are such, afterfin's behind
 // them.
@@ -46,7 +53,7 @@ func record(f *export.Finding) log.Record {
 	return r
 }
 
-func nameOf(g *leak.Group) string { return fmt.Sprintf("%s[%d]", g.Process.Comm, g.Process.PID) }
+func nameOf(g *leak.Group) string { return fmt.Sprintf("%s[%d]", valid(g.Process.Comm), g.Process.PID) }
 
 func ofGroup(g *leak.Group) []attribute.KeyValue {
 	verdict, _ := g.Verdict()
@@ -61,9 +68,11 @@ func ofGroup(g *leak.Group) []attribute.KeyValue {
 		if s := g.Places[0].Site; len(s.Frames) > 0 {
 			at, _ := s.Named()
 			frame := &s.Frames[at]
-			found = append(found, attribute.String("code.function.name", frame.Function))
+			if frame.Function != "" {
+				found = append(found, text("code.function.name", frame.Function))
+			}
 			if frame.Line > 0 {
-				found = append(found, attribute.String("code.file.path", frame.File), attribute.Int("code.line.number", frame.Line))
+				found = append(found, text("code.file.path", frame.File), attribute.Int("code.line.number", frame.Line))
 			}
 		}
 	}
@@ -71,12 +80,12 @@ func ofGroup(g *leak.Group) []attribute.KeyValue {
 }
 
 func ofProcess(p *owner.Process) []attribute.KeyValue {
-	found := []attribute.KeyValue{attribute.Int("process.pid", p.PID), attribute.String("process.executable.name", p.Comm)}
+	found := []attribute.KeyValue{attribute.Int("process.pid", p.PID), text("process.executable.name", p.Comm)}
 	for name, value := range map[string]string{
 		"container.id": p.Container.ID, "k8s.pod.name": p.Container.Pod, "k8s.namespace.name": p.Container.Namespace, "afterfin.unit": p.Unit,
 	} {
 		if value != "" {
-			found = append(found, attribute.String(name, value))
+			found = append(found, text(name, value))
 		}
 	}
 	if p.Container.Name != "" {
@@ -84,7 +93,7 @@ func ofProcess(p *owner.Process) []attribute.KeyValue {
 		if p.Container.Pod != "" {
 			name = "k8s.container.name"
 		}
-		found = append(found, attribute.String(name, p.Container.Name))
+		found = append(found, text(name, p.Container.Name))
 	}
 	return found
 }
