@@ -193,8 +193,11 @@ func (s *service) registry() (*prometheus.Registry, error) {
 	if s.pushed, err = otlp.New(s.env.ctx, cfg, registry); err != nil {
 		return nil, usage("--otlp.endpoint: %w", err)
 	}
+	if !s.options.check {
+		s.pushed.Tell(s.findings.Take(s.looked)) // of the first look, which was before this
+	}
 	registry.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "afterfin_otlp_dropped_records_total", Help: "Log records that the collector did not take in time."},
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "afterfin_otlp_dropped_records_total", Help: "Log records that the collector refused, or that there was no room or no time for."},
 			func() float64 { return float64(s.pushed.Dropped()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "afterfin_otlp_failed_pushes_total", Help: "Pushes of metrics that failed; the next one says it all."},
 			func() float64 { return float64(s.pushed.Failed()) }))

@@ -167,8 +167,8 @@ func (s *service) look() {
 		}
 	}
 	s.looked = l
-	if found := s.findings.Take(l); s.pushed != nil {
-		s.pushed.Tell(found)
+	if s.pushed != nil {
+		s.pushed.Tell(s.findings.Take(l))
 	}
 	s.lookErr = s.fold(l.TimeWait)
 }
