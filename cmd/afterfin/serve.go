@@ -69,6 +69,11 @@ func serveCommand(e env) *cobra.Command {
 			if o.export.Top < 0 || o.export.Top > maxTop {
 				return usage("--ports.top: %d is not a number from 0 to %d", o.export.Top, maxTop)
 			}
+			if o.otlp.Endpoint != "" {
+				if _, err := otlp.Parse(o.otlp.Endpoint); err != nil {
+					return usage("--otlp.endpoint: %w", err)
+				}
+			}
 			if o.otlp.Every < time.Second {
 				return usage("--otlp.interval: %v is shorter than a second", o.otlp.Every)
 			}
@@ -191,7 +196,7 @@ func (s *service) registry() (*prometheus.Registry, error) {
 	cfg.Version = version
 	var err error
 	if s.pushed, err = otlp.New(s.env.ctx, cfg, registry); err != nil {
-		return nil, usage("--otlp.endpoint: %w", err)
+		return nil, &failure{code: exitRuntime, err: err}
 	}
 	if !s.options.check {
 		s.pushed.Tell(s.findings.Take(s.looked)) // of the first look, which was before this

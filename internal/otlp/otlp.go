@@ -46,11 +46,20 @@ type Exporter struct {
 	failed  atomic.Uint64
 }
 
+// Parse is the error of an endpoint that is no URL, or the URL.
+func Parse(endpoint string) (*url.URL, error) {
+	base, err := url.Parse(endpoint)
+	if err != nil || base.Hostname() == "" || base.Scheme != "http" && base.Scheme != "https" {
+		return nil, fmt.Errorf("%q is no http or https URL", endpoint)
+	}
+	return base, nil
+}
+
 // New begins to push. An endpoint that is no URL is an error, one where nobody listens is not.
 func New(ctx context.Context, cfg Config, from prometheus.Gatherer) (*Exporter, error) {
-	base, err := url.Parse(cfg.Endpoint)
-	if err != nil || base.Hostname() == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, fmt.Errorf("%q is no http or https URL", cfg.Endpoint)
+	base, err := Parse(cfg.Endpoint)
+	if err != nil {
+		return nil, err
 	}
 	about, err := resource.New(ctx, resource.WithHost(), resource.WithAttributes(
 		attribute.String("service.name", "afterfin"), attribute.String("service.version", cfg.Version)), resource.WithFromEnv())
