@@ -48,11 +48,7 @@ func Listen(path string, handler http.Handler, stop context.CancelCauseFunc) (en
 	if st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 {
 		return fail(fmt.Errorf("%s must be of the user that runs serve, and nobody else may write there", dir))
 	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return fail(fmt.Errorf("%s: another serve listens there", path))
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := takeOver(path); err != nil {
 		return fail(err)
 	}
 	l, err := listenPrivately(path)
@@ -65,7 +61,32 @@ func Listen(path string, handler http.Handler, stop context.CancelCauseFunc) (en
 			stop(fmt.Errorf("answer leaks, timewait and ports: %w", err))
 		}
 	}()
-	return func() { server.Close() }, nil // which removes the socket
+	return func() {
+		server.Close()
+		l.Close() // removes the socket, also if Serve has not begun
+	}, nil
+}
+
+// takeOver removes what a killed serve has left, and nothing else.
+func takeOver(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is there, and no socket", path)
+	}
+	c, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		c.Close()
+		return fmt.Errorf("%s: another serve listens there", path)
+	case !errors.Is(err, unix.ECONNREFUSED): // one that is busy, perhaps
+		return err
+	}
+	return os.Remove(path)
 }
 
 // listenPrivately: others see the socket under its name when it has its mode, and not before.
