@@ -150,6 +150,7 @@ func (s *service) count(now time.Time) error {
 // look takes in how the sockets are now.
 func (s *service) look() {
 	begin := time.Now()
+	defer s.follower.places.finder.Rest()
 	l, interval, err := s.survey()
 	s.mu.Lock()
 	defer s.mu.Unlock()

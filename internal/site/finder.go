@@ -42,12 +42,13 @@ type Finder struct {
 	ended   chan struct{}
 }
 
-// job has one of the two; or it is the end of a socket, told after all that is to be said
+// job has one of the two; or it is the word to rest, or the end of a socket, told after all that is to be said
 // of it.
 type job struct {
 	told  *event.Site
 	slice *event.Slice
 	gone  uint64
+	rest  bool
 }
 
 type result struct {
@@ -90,6 +91,10 @@ func (f *Finder) Pending() bool {
 
 // Gone says that a socket is no more: Collect will give nil for it, after its site.
 func (f *Finder) Gone(cookie uint64) { f.add(job{gone: cookie}) }
+
+// Rest lets go of what was read of programs' files, once what waits is named: the next place in one
+// of them takes a little longer.
+func (f *Finder) Rest() { f.add(job{rest: true}) }
 
 func (f *Finder) add(j job) {
 	f.mu.Lock()
@@ -157,6 +162,13 @@ func (f *Finder) work() {
 		f.jobs = f.jobs[1:]
 		f.busy = true
 		f.mu.Unlock()
+		if j.rest {
+			f.symbols.Forget()
+			f.mu.Lock()
+			f.busy = false
+			f.changed.Broadcast()
+			continue
+		}
 		r := f.find(j)
 		f.mu.Lock()
 		f.busy = false

@@ -101,9 +101,15 @@ func (r *Resolver) Resolve(ctx context.Context, pid int, addresses []uint64) ([]
 	return frames, nil
 }
 
+// Forget lets go of all files and of what was read of them, some hundred MB perhaps: for one who will
+// name nothing for a while.
+func (r *Resolver) Forget() { r.trimTo(0, 0) }
+
 // trim lets go of the files that were not used for longest.
-func (r *Resolver) trim() {
-	for _, m := range r.files.Trim(maxModules, maxKept) {
+func (r *Resolver) trim() { r.trimTo(maxModules, maxKept) }
+
+func (r *Resolver) trimTo(modules int, bytes uint64) {
+	for _, m := range r.files.Trim(modules, bytes) {
 		if t := r.tables[m]; t != nil {
 			t.close()
 			delete(r.tables, m)
