@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -257,6 +258,44 @@ func TestServeLeak(t *testing.T) {
 	v.end()
 	if _, err := os.Stat(v.socket); !os.IsNotExist(err) {
 		t.Errorf("the socket stays: %v", err)
+	}
+}
+
+// TestServePush: a leak that is older than serve is told to a collector, once, and --check tells nothing.
+func TestServePush(t *testing.T) {
+	s := &scene{T: t, begin: lab.Mono(), ns: newNetNS(t), family: families[0], sock: make(map[uint64]*expected)}
+	client, srv := s.actor("client"), s.actor("server")
+	_, c, a := s.pair(client, srv)
+	s.closeWait(client, srv, c, a)
+	records := make(chan string, 100)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if r.URL.Path == "/v1/logs" {
+			records <- string(raw)
+		}
+	}))
+	t.Cleanup(collector.Close)
+	push := []string{"--netns", s.ns.Path(), "--otlp.endpoint", collector.URL}
+	if _, stderr, code := runAs(t, nil, "", append([]string{"serve", "--check", "--older-than", "0s", "--web.listen-address", "127.0.0.1:0"}, push...)...); code != exitOK || len(records) > 0 {
+		t.Errorf("exit %d: %s; %d pushes of records", code, stderr, len(records))
+	}
+	v := startServe(t, push...)
+	select {
+	case got := <-records:
+		if n := strings.Count(got, "leaks 1 sockets in CLOSE_WAIT"); n != 1 {
+			t.Errorf("%d records of it: %q", n, got)
+		}
+	case <-time.After(patience):
+		t.Fatal("it was never told")
+	}
+	first := v.metrics()["afterfin_look_timestamp_seconds"]
+	v.until("looked again", func(m map[string]float64) bool { return m["afterfin_look_timestamp_seconds"] > first })
+	v.end()
+	if len(records) > 0 {
+		t.Errorf("told again: %q", <-records)
 	}
 }
 
