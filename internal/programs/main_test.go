@@ -50,9 +50,19 @@ func prepareAndRun(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// goBuild works as the user who called sudo, if it was sudo: Go's caches are that user's.
 func goBuild(name, source string, flags ...string) error {
-	cmd := exec.Command("go", append(append([]string{"build", "-o", filepath.Join(built, name)}, flags...), source)...)
+	err := runGo("", append(append([]string{"build", "-o", filepath.Join(built, name)}, flags...), source)...)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", source, err)
+	}
+	return nil
+}
+
+// runGo runs go in a folder, or where the test is. It works as the user who called sudo, if it was sudo: Go's caches are that user's. That user
+// may write into built.
+func runGo(dir string, args ...string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if u, err := user.LookupId(os.Getenv("SUDO_UID")); err == nil {
 		uid, _ := strconv.Atoi(u.Uid)
@@ -64,7 +74,7 @@ func goBuild(name, source string, flags ...string) error {
 		cmd.Env = append(cmd.Env, "HOME="+u.HomeDir)
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w: %s", source, err, out)
+		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }

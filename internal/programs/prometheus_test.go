@@ -44,7 +44,20 @@ func TestRules(t *testing.T) {
 // running starts a program that ends when it is told to, and gives what it says on stderr.
 func running(t *testing.T, path string, args ...string) *bufio.Scanner {
 	t.Helper()
-	cmd := exec.Command(path, args...)
+	lines, cmd, ended := launch(t, path, args...)
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := <-ended; err != nil {
+			t.Errorf("%v: %v", cmd, err)
+		}
+	})
+	return lines
+}
+
+// launch starts a program that is ended by the caller, or when this process comes to no good end.
+func launch(t *testing.T, path string, args ...string) (lines *bufio.Scanner, cmd *exec.Cmd, ended chan error) {
+	t.Helper()
+	cmd = exec.Command(path, args...)
 	cmd.Env = serverEnv
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stderr, in, err := os.Pipe()
@@ -57,6 +70,7 @@ func running(t *testing.T, path string, args ...string) *bufio.Scanner {
 	go func() {
 		runtime.LockOSThread() // the kernel watches the thread that starts it
 		err := cmd.Start()
+		in.Close()
 		started <- err
 		if err == nil {
 			ended <- cmd.Wait()
@@ -65,14 +79,7 @@ func running(t *testing.T, path string, args ...string) *bufio.Scanner {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil {
-			t.Errorf("%v: %v", cmd, err)
-		}
-		in.Close()
-	})
-	return bufio.NewScanner(stderr)
+	return bufio.NewScanner(stderr), cmd, ended
 }
 
 // said waits for a line, and gives its part. What comes after it is dropped.
