@@ -189,7 +189,7 @@ func (s *service) registry() (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(export.NewCollector(s.snapshot, s.options.export),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if s.options.otlp.Endpoint == "" {
+	if s.options.otlp.Endpoint == "" || s.options.check {
 		return registry, nil
 	}
 	cfg := s.options.otlp
@@ -198,9 +198,7 @@ func (s *service) registry() (*prometheus.Registry, error) {
 	if s.pushed, err = otlp.New(s.env.ctx, cfg, registry); err != nil {
 		return nil, &failure{code: exitRuntime, err: err}
 	}
-	if !s.options.check {
-		s.pushed.Tell(s.findings.Take(s.looked)) // of the first look, which was before this
-	}
+	s.pushed.Tell(s.findings.Take(s.looked)) // of the first look, which was before this
 	registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "afterfin_otlp_dropped_records_total", Help: "Log records that the collector refused, or that there was no room or no time for."},
 			func() float64 { return float64(s.pushed.Dropped()) }),

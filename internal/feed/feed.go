@@ -19,7 +19,7 @@ import (
 const (
 	// Batch is how many transitions Next reads at most. If it reads fewer, it has come to the
 	// end of the ring: all that happened before the call is read.
-	Batch = 4096
+	Batch = 2048
 	// lookInterval is how late a silent FIN_WAIT2→TIME_WAIT may be told.
 	lookInterval = 100 * time.Millisecond
 
