@@ -23,6 +23,8 @@ var tools = []needed{
 	{"/usr/bin/node", []string{"nodejs"}},
 	{"/usr/bin/gcc", []string{"gcc", "libc6-dev"}},
 	{"/usr/bin/ss", []string{"iproute2"}},
+	{"/usr/bin/curl", []string{"curl"}},
+	{"/usr/bin/systemd-analyze", []string{"systemd"}}, // which does not become the init of this machine by that
 }
 
 // servers are not installed where they are missing, for that would also start them,
