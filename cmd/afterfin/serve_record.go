@@ -172,6 +172,17 @@ func (s *service) look() {
 		s.pushed.Tell(s.findings.Take(l))
 	}
 	s.lookErr = s.fold(l.TimeWait)
+	live, halfway := l.TimeWait.Live()
+	s.fill("makers", len(interval.Ranked.Makers))
+	s.fill("peers", len(interval.Ranked.Peers))
+	s.fill("callers", len(interval.Ranked.Callers))
+	s.fill("minis", live+halfway)
+	s.fill("halfway", halfway)
+}
+
+// fill notes how full a map was when it was looked into.
+func (s *service) fill(name string, entries int) {
+	s.maps = append(s.maps, export.Map{Name: name, Entries: entries, Limit: s.feed.Tracer().Limit(name)})
 }
 
 // survey is a look at everything, and what was counted since the one before.
@@ -232,7 +243,8 @@ func (s *service) fold(now *timewait.Now) error {
 	}
 	s.tallies = tallies
 	s.memory, err = tr.MapMemory()
-	s.maps = []export.Map{{Name: "tallies", Entries: len(totals.Tallies), Limit: tr.Limit("tallies")}}
+	s.maps = nil // not appended to: a snapshot may have it
+	s.fill("tallies", len(totals.Tallies))
 	return err
 }
 

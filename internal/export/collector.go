@@ -70,7 +70,7 @@ var (
 	lookAt      = family("look_timestamp_seconds", "When the sockets were looked at last.")
 	lookTook    = family("look_duration_seconds", "How long that took.")
 	mapBytes    = family("bpf_map_bytes", "Kernel memory of the maps.")
-	mapEntries  = family("bpf_map_entries", "Entries in those that grow.", "map")
+	mapEntries  = family("bpf_map_entries", "Entries in those that grow, at the last look; it empties makers, peers and callers.", "map")
 	mapLimit    = family("bpf_map_limit", "How many there is room for.", "map")
 )
 

@@ -8,9 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,18 +224,10 @@ func of(t *testing.T, resource keyValues) {
 	}
 }
 
-// scrape gives one value, which has no labels.
-func scrape(t *testing.T, at, name string) float64 {
+// valueOf gives one metric that has no labels.
+func valueOf(t *testing.T, at, name string) float64 {
 	t.Helper()
-	r, err := http.Get("http://" + at + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	raw := []byte(scrape(t, at))
 	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(raw)
 	if m == nil {
 		t.Fatalf("no %s: %s", name, raw)
@@ -287,10 +277,10 @@ func TestCollector(t *testing.T) {
 			p := start(t, ns, filepath.Join(built, "leaky-c"), port, strconv.Itoa(each))
 			p.holds(1)
 			began[p.pid] = true
-			eventually(t, "seen", patience/2, func() bool { return scrape(t, at, "afterfin_close_wait_sockets") == each })
+			eventually(t, "seen", patience/2, func() bool { return valueOf(t, at, "afterfin_close_wait_sockets") == each })
 			and(p.pid)
 		})
-		eventually(t, "over", patience/2, func() bool { return scrape(t, at, "afterfin_close_wait_sockets") == 0 })
+		eventually(t, "over", patience/2, func() bool { return valueOf(t, at, "afterfin_close_wait_sockets") == 0 })
 	}
 	leak(func(pid int) {
 		eventually(t, "a record and a metric arrive", patience/2, func() bool {
@@ -304,7 +294,7 @@ func TestCollector(t *testing.T) {
 	for time.Since(down) < outage {
 		leak(func(int) {})
 	}
-	failed := scrape(t, at, "afterfin_otlp_failed_pushes_total")
+	failed := valueOf(t, at, "afterfin_otlp_failed_pushes_total")
 	if most := outage.Seconds(); failed < most/2 || failed > 2*most {
 		t.Errorf("%v pushes of metrics failed in %v", failed, outage)
 	}
@@ -317,7 +307,7 @@ func TestCollector(t *testing.T) {
 		}
 		return n
 	}
-	dropped := func() int { return int(scrape(t, at, "afterfin_otlp_dropped_records_total")) }
+	dropped := func() int { return int(valueOf(t, at, "afterfin_otlp_dropped_records_total")) }
 	eventually(t, "all are there or counted", recovery, func() bool { return arrived()+dropped() >= len(began) })
 	took := time.Since(up)
 

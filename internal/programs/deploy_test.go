@@ -274,7 +274,7 @@ func check(t *testing.T, query string, told map[string][]string) (names int) {
 // TestNames: rules and dashboard ask for metrics that there are.
 func TestNames(t *testing.T) {
 	told := told(t)
-	for line := range strings.Lines(scrape(t)) { // the other way round: the source was understood
+	for line := range strings.Lines(served(t)) { // the other way round: the source was understood
 		if name := regexp.MustCompile(`^afterfin_\w+`).FindString(line); name != "" {
 			if _, there := told[name]; !there {
 				t.Errorf("serve tells %s, and the source does not", name)

@@ -6,9 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,7 +99,7 @@ func TestUnitRuns(t *testing.T) {
 			t.Errorf("metrics lack %s: %s", want, metrics)
 		}
 	}
-	if got, want := hooksIn(metrics), hooksIn(scrape(t)); !slices.Equal(got, want) || len(want) == 0 {
+	if got, want := hooksIn(metrics), hooksIn(served(t)); !slices.Equal(got, want) || len(want) == 0 {
 		t.Errorf("hooks %v, without the unit %v", got, want)
 	}
 }
@@ -130,20 +128,11 @@ func capabilities(t *testing.T) []string {
 	return strings.Fields(m[0][1])
 }
 
-// scrape gives the metrics of a serve that nothing restricts.
-func scrape(t *testing.T) string {
+// served gives the metrics of a serve that nothing restricts.
+func served(t *testing.T) string {
 	t.Helper()
 	lines := running(t, filepath.Join(built, "afterfin"), "serve", "--netns", newNetNS(t).Path(), "--web.listen-address", "127.0.0.1:0", "--recorder", "")
-	r, err := http.Get("http://" + said(t, lines, regexp.MustCompile(`^metrics at (\S+)$`)) + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
+	return scrape(t, said(t, lines, regexp.MustCompile(`^metrics at (\S+)$`)))
 }
 
 // hooksIn are the lines of metrics that tell what is attached.

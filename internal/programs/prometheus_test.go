@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -242,13 +243,8 @@ func TestPrometheus(t *testing.T) {
 // promtoolTakes: it finds nothing to say of the metrics.
 func promtoolTakes(t *testing.T, at string) {
 	t.Helper()
-	r, err := http.Get("http://" + at + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
 	cmd := exec.Command(installed["promtool"], "check", "metrics")
-	cmd.Stdin = r.Body
+	cmd.Stdin = strings.NewReader(scrape(t, at))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("promtool check metrics: %v: %s", err, out)
 	}
@@ -350,4 +346,19 @@ func (e *engine) leak(ns *lab.NetNS) {
 	e.until("the leak clears", time.Minute, func() bool {
 		return !e.firing("AfterfinLeakGrowing") && e.value(`afterfin_close_wait_sockets`) == 0
 	})
+}
+
+// scrape gives the metrics as they are told.
+func scrape(t *testing.T, at string) string {
+	t.Helper()
+	r, err := http.Get("http://" + at + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
 }
